@@ -1,0 +1,132 @@
+# Everything one does with this repository. Each target sets up what it needs in .venv, once.
+# Works with GNU make 3.81 (macOS) and later. On Windows, README.md has the commands that do the same.
+
+FIRST_NOTEBOOK ?= notebooks/02_firmware_update.ipynb
+DEMO_NOTEBOOK := notebooks/02_firmware_update.ipynb
+LAB_ARGS ?=
+TEST_ARGS ?=
+LOCK_ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+OURS := $(VENV)/.made-by-make
+
+# Set but empty: the local hub, whatever .env says. Tests and the demo never reach a real hub.
+LOCAL_ONLY := FWUPDATE_IOTHUB_CONNECTION_STRING=
+DEMO_ENV := $(LOCAL_ONLY) FWUPDATE_BUILD_DIR="$(CURDIR)/build" FWUPDATE_STATE_DIR="$(CURDIR)/build/localhub-state"
+DEMO_FILES := build/02_firmware_update.html build/timeline.png
+
+# Plain pip, not uv, although uv is faster (20 s against 45 s on 2 cores): pip honours the mirrors, proxies
+# and certificates that people have set for it. Compiling on all cores afterwards is faster than pip's own
+# compiling, and does not leave it to the first import (where PYTHONDONTWRITEBYTECODE is set, to every one).
+PIP := PIP_USER=0 $(PY) -m pip --disable-pip-version-check --no-input
+PIP_INSTALL := $(PIP) install --quiet --no-compile -c constraints.txt
+COMPILE := $(PY) -m compileall -qq -j 0 -x '/(tests|mypy|pip)/' $(VENV)/lib
+
+IN_RANGE := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+SERIES := import sys; print("%d.%d" % sys.version_info[:2])
+
+# .venv is set up anew when its Python does not run, when it was set up in another folder (a virtual
+# environment holds its own path), when its set-up was cut short, and when PYTHON= asks for another version.
+SET_UP_IN := $(shell $(PY) -c 'print(open("$(READY)").read().strip())' 2>/dev/null)
+ifneq "$(SET_UP_IN)" "$(CURDIR)"
+REBUILD := FORCE
+endif
+ifneq "$(PYTHON)" ""
+SERIES_WANTED := $(shell '$(PYTHON)' -c '$(SERIES)' 2>/dev/null)
+SERIES_THERE := $(shell $(PY) -c '$(SERIES)' 2>/dev/null)
+ifneq "$(SERIES_WANTED)" "$(SERIES_THERE)"
+REBUILD := FORCE
+endif
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help env lab test demo lint lock clean FORCE
+
+help: ## this list
+	@echo "make <target>, where <target> is one of:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' Makefile
+
+env: $(READY) ## set up .venv (PYTHON=python3.12 chooses the Python)
+
+# A pyenv shim exists and fails when its version is not active, so each candidate is run.
+$(READY): pyproject.toml constraints.txt $(REBUILD)
+	@set -e; \
+	if [ -n "$(REBUILD)" ]; then \
+	  found=; lacks_venv=; seen=; \
+	  for p in $(if $(PYTHON),'$(PYTHON)',python3.13 python3.12 python3.11 python3.10 python3 python); do \
+	    "$$p" -c '' >/dev/null 2>&1 || continue; \
+	    seen="$$seen $$p"; \
+	    "$$p" -c '$(IN_RANGE)' || continue; \
+	    if "$$p" -c 'import ensurepip, venv' >/dev/null 2>&1; then found="$$p"; break; fi; \
+	    [ -n "$$lacks_venv" ] || lacks_venv="$$p"; \
+	  done; \
+	  if [ -z "$$found" ] && [ -n "$$lacks_venv" ]; then \
+	    series=$$("$$lacks_venv" -c '$(SERIES)'); \
+	    echo "$$lacks_venv cannot make virtual environments: its venv module is not installed." >&2; \
+	    echo "On Debian and Ubuntu: sudo apt install python3-venv (or python$$series-venv). Then run make again." >&2; \
+	    exit 1; \
+	  elif [ -z "$$found" ]; then \
+	    if [ -z '$(PYTHON)' ]; then echo "No Python 3.10, 3.11, 3.12 or 3.13 was found on PATH." >&2; \
+	    elif [ -z "$$seen" ]; then echo "PYTHON=$(PYTHON) does not run." >&2; \
+	    else echo "PYTHON=$(PYTHON) is a Python outside 3.10 to 3.13: $$('$(PYTHON)' --version 2>&1)." >&2; fi; \
+	    echo "Install one of 3.10 to 3.13, for example:" >&2; \
+	    echo "  Debian, Ubuntu   sudo apt install python3 python3-venv" >&2; \
+	    echo "  Fedora           sudo dnf install python3.12" >&2; \
+	    echo "  macOS            brew install python@3.12" >&2; \
+	    echo "  any, with conda  conda env create -f environment.yml (then no make is needed)" >&2; \
+	    echo "or name one that is not on PATH: make env PYTHON=/path/to/python3.11" >&2; \
+	    exit 1; \
+	  fi; \
+	  if [ -e $(VENV) ] && [ ! -e $(OURS) ]; then \
+	    echo "$(VENV) is there, but make did not make it. Move it away or delete it, then run make again." >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Setting up $(VENV) with $$("$$found" --version). This happens once and takes a minute or two."; \
+	  rm -rf $(VENV); \
+	  mkdir $(VENV); : > $(OURS); \
+	  "$$found" -m venv $(VENV); \
+	else \
+	  echo "Updating $(VENV): pyproject.toml or constraints.txt has changed."; \
+	fi; \
+	rm -f $(READY); \
+	$(PIP_INSTALL) 'pip>=25.1'; \
+	$(PIP_INSTALL) -e . --group dev; \
+	$(COMPILE) || true; \
+	printf '%s\n' '$(CURDIR)' > $(READY)
+
+lab: $(READY) ## open JupyterLab on the first notebook (LAB_ARGS=… is passed on)
+	@extra=; [ "$$(id -u)" != 0 ] || extra=--allow-root; \
+	exec $(PY) -m jupyterlab $$extra -y --LabApp.news_url=None \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB_ARGS) '$(FIRST_NOTEBOOK)'
+
+test: $(READY) ## run the tests (TEST_ARGS=… is passed on to pytest)
+	$(LOCAL_ONLY) $(PY) -m pytest $(TEST_ARGS)
+
+demo: $(READY) ## run notebook 02 without a browser; the page and the timeline go to build/
+	@mkdir -p build; rm -f $(DEMO_FILES)
+	@trap '$(DEMO_ENV) $(PY) -m fwupdate_helpers.localhub stop' EXIT; trap 'exit 130' INT TERM; \
+	$(DEMO_ENV) $(PY) -m nbconvert --to html --execute --output-dir build $(DEMO_NOTEBOOK)
+	@for f in $(DEMO_FILES); do \
+	  [ -s "$$f" ] || { echo "make demo: $$f was not written." >&2; exit 1; }; echo "$$f"; \
+	done
+
+lint: $(READY) ## check format, style, types, and that notebooks hold no outputs
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(LOCAL_ONLY) $(PY) -m pytest -q tests/notebooks/test_lint.py
+
+# Does not wait for an up-to-date .venv: a changed range in pyproject.toml may contradict the old pins.
+lock: ## write constraints.txt anew after a change in pyproject.toml (LOCK_ARGS=--upgrade renews every pin)
+	@[ -x $(VENV)/bin/uv ] || $(MAKE) env
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.10 --no-python-downloads \
+	  --no-annotate --custom-compile-command 'make lock' $(LOCK_ARGS) \
+	  --group pyproject.toml:dev --output-file constraints.txt pyproject.toml
+
+clean: ## delete .venv, build/ and caches
+	@if [ -d build/localhub-state ] && [ -x $(PY) ]; then $(DEMO_ENV) $(PY) -m fwupdate_helpers.localhub stop || true; fi
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find fwupdate_helpers tests notebooks benchmarks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	  -type d -prune -exec rm -rf {} + 2>/dev/null || true

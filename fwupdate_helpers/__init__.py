@@ -1,0 +1,49 @@
+"""Helpers behind the firmware update notebooks.
+
+The names below load on first use (PEP 562), so that ``import fwupdate_helpers`` is quick and
+starting the local hub imports no Azure SDK, no matplotlib and no ipywidgets.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fwupdate_helpers.device import SimulatedDevice
+    from fwupdate_helpers.errors import FirmwareUpdateError
+    from fwupdate_helpers.hub import Hub, connect_hub
+    from fwupdate_helpers.service import invoke_firmware_update, wait_for_update, watch_update
+    from fwupdate_helpers.timeline import UpdateTimeline
+
+_HOME = {
+    "FirmwareUpdateError": "errors",
+    "Hub": "hub",
+    "SimulatedDevice": "device",
+    "UpdateTimeline": "timeline",
+    "connect_hub": "hub",
+    "invoke_firmware_update": "service",
+    "wait_for_update": "service",
+    "watch_update": "service",
+}
+
+__all__ = [
+    "FirmwareUpdateError",
+    "Hub",
+    "SimulatedDevice",
+    "UpdateTimeline",
+    "connect_hub",
+    "invoke_firmware_update",
+    "wait_for_update",
+    "watch_update",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

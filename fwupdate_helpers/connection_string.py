@@ -1,0 +1,113 @@
+"""Connection strings: read without ever showing the key."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Any
+
+from fwupdate_helpers.errors import InvalidConnectionString
+
+_KEY = re.compile(r"(SharedAccessKey\s*=\s*)[^;]+", re.IGNORECASE)
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
+_EXAMPLE = "HostName=…;SharedAccessKeyName=…;SharedAccessKey=…"
+
+
+class Secret(str):
+    """A connection string that shows its key masked when it is printed, formatted or displayed.
+
+    It is the full text for everything else, so it can be handed to the SDK or written to a file.
+    """
+
+    def __new__(cls, text: str) -> Secret:
+        # str.__new__ would ask a Secret for its masked text.
+        return super().__new__(cls, str.__str__(text))
+
+    def __repr__(self) -> str:
+        return repr(mask(self))
+
+    def __str__(self) -> str:
+        return mask(self)
+
+    def __format__(self, specification: str) -> str:
+        return format(mask(self), specification)
+
+
+def mask(connection_string: str) -> str:
+    """Return a connection string with its key replaced by ``***``.
+
+    >>> mask("HostName=h;DeviceId=d;SharedAccessKey=c2VjcmV0")
+    'HostName=h;DeviceId=d;SharedAccessKey=***'
+    """
+    return _KEY.sub(r"\1***", str.__str__(connection_string))
+
+
+def read_service_string(connection_string: str) -> str:
+    """Check a service connection string and return its host name.
+
+    Raises:
+        InvalidConnectionString: A part is missing or malformed, or it is a device's string.
+    """
+    parts = _read(connection_string, "SharedAccessKeyName", _EXAMPLE)
+    return parts["HostName"]
+
+
+def read_device_string(connection_string: str) -> str:
+    """Check a device connection string and return its device id.
+
+    Raises:
+        InvalidConnectionString: A part is missing or malformed, or it is a service's string.
+    """
+    example = "HostName=…;DeviceId=…;SharedAccessKey=…"
+    return _read(connection_string, "DeviceId", example)["DeviceId"]
+
+
+def read_device_key(device: Any) -> str:
+    """Return the primary key of a device identity.
+
+    Raises:
+        InvalidConnectionString: The identity authenticates by certificate and has no key.
+    """
+    keys = device.authentication.symmetric_key if device.authentication else None
+    if keys is None or not keys.primary_key:
+        raise InvalidConnectionString(
+            "SharedAccessKey",
+            f"The device {device.device_id} has no symmetric key (it authenticates by "
+            "certificate). Choose another device id.",
+        )
+    return str(keys.primary_key)
+
+
+def _read(connection_string: str, name_part: str, example: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in connection_string.strip().split(";") if part.strip()]
+    parts = {name.strip(): value.strip() for name, _, value in pairs}
+    for part in ("HostName", name_part, "SharedAccessKey"):
+        if not parts.get(part):
+            raise InvalidConnectionString(part, _missing(part, parts, example))
+    if not _HOST.fullmatch(parts["HostName"]):
+        raise InvalidConnectionString(
+            "HostName", f"The connection string's HostName is no host name. Expected: {example}"
+        )
+    try:
+        base64.b64decode(parts["SharedAccessKey"], validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidConnectionString(
+            "SharedAccessKey",
+            "The connection string's SharedAccessKey is not base64; part of it may be missing. "
+            "Copy the whole string again.",
+        ) from None
+    return parts
+
+
+def _missing(part: str, parts: dict[str, str], example: str) -> str:
+    if part == "SharedAccessKeyName" and "DeviceId" in parts:
+        return (
+            "This is the connection string of a device. The service needs that of a shared access "
+            f"policy: {example}"
+        )
+    if part == "DeviceId" and "SharedAccessKeyName" in parts:
+        return (
+            "This is the connection string of a service. A device needs its own: " + example
+        )
+    return f"The connection string has no {part}. Expected: {example}"

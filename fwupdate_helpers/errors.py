@@ -1,0 +1,91 @@
+"""One family of errors. Every message says what happened and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class FirmwareUpdateError(Exception):
+    """The base of every error that this kit raises on purpose."""
+
+
+class InvalidConnectionString(FirmwareUpdateError):
+    """A connection string lacks a part or has a bad one; the message never shows the key.
+
+    Attributes:
+        part: The part that is wrong, for example ``HostName``.
+    """
+
+    def __init__(self, part: str, problem: str) -> None:
+        self.part = part
+        super().__init__(problem)
+
+
+class HubUnavailable(FirmwareUpdateError):
+    """No hub answers: the local hub did not start, or the network does not reach it."""
+
+
+class HubUnauthorized(FirmwareUpdateError):
+    """The hub refused the credentials (HTTP 401, or CONNACK 5 for a device)."""
+
+
+class HubRequestError(FirmwareUpdateError):
+    """The hub refused a request for another reason.
+
+    Attributes:
+        status: The HTTP status.
+        code: IoT Hub's own error code, for example 429001, or None where it sent none.
+    """
+
+    def __init__(self, message: str, *, status: int, code: int | None = None) -> None:
+        self.status = status
+        self.code = code
+        super().__init__(message)
+
+
+class _DeviceError(FirmwareUpdateError):
+    def __init__(self, device_id: str, message: str) -> None:
+        self.device_id = device_id
+        super().__init__(message)
+
+
+class DeviceNotFound(_DeviceError):
+    """The hub has no such device identity, or it is disabled (404001)."""
+
+
+class DeviceOffline(_DeviceError):
+    """The device is not connected, or listens to no direct method (404103)."""
+
+
+class DeviceIdInUse(_DeviceError):
+    """Another client with the same device id keeps taking over the connection."""
+
+
+class UpdateRejected(_DeviceError):
+    """The device answered the direct method with another status than 200.
+
+    Attributes:
+        status: The status of the device's answer, for example 409 while an update runs.
+        payload: The payload of the device's answer.
+    """
+
+    def __init__(self, device_id: str, message: str, *, status: int, payload: Any) -> None:
+        self.status = status
+        self.payload = payload
+        super().__init__(device_id, message)
+
+
+class UpdateFailed(_DeviceError):
+    """The device reported that the update ended in an error.
+
+    Attributes:
+        code: The code in the twin's `firmwareUpdate.error`.
+    """
+
+    def __init__(self, device_id: str, message: str, *, code: str) -> None:
+        self.code = code
+        super().__init__(device_id, message)
+
+
+class UpdateTimeout(_DeviceError):
+    """The device did not answer, or did not reach the end, in the time that was given."""

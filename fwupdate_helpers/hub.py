@@ -1,0 +1,215 @@
+"""The one switch between the local hub and Azure, and the SDK clients set up for either."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import weakref
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fwupdate_helpers.connection_string import Secret, read_device_key, read_service_string
+from fwupdate_helpers.errors import HubUnavailable, InvalidConnectionString
+
+from fwupdate_helpers.service import hub_errors
+
+if TYPE_CHECKING:
+    from azure.iot.hub import IoTHubRegistryManager
+
+CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
+_REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def connect_hub() -> Hub:
+    """Return the hub to work with: the one rule that all notebooks and apps follow.
+
+    When the variable ``FWUPDATE_IOTHUB_CONNECTION_STRING`` holds a service connection string, in
+    the environment or in the ``.env`` file of the repository's root, it is that IoT Hub on Azure.
+    Otherwise it is the local hub, started when it does not run yet. A variable that is set and
+    empty means the local hub, whatever ``.env`` says.
+
+    Raises:
+        InvalidConnectionString: The string lacks a part or has a bad one.
+        HubUnavailable: The local hub cannot start; the message tells what to do.
+
+    Example:
+        >>> hub = connect_hub()  # doctest: +SKIP
+        >>> hub.registry.get_twin(hub.device_id("thermostat"))  # doctest: +SKIP
+    """
+    given = os.environ.get(CONNECTION_STRING_VARIABLE)
+    if given is None:
+        given = _from_env_file(_REPOSITORY)
+    if given and given.strip():
+        return Hub(kind="azure", connection_string=given.strip())
+    return _connect_local_hub()
+
+
+def _from_env_file(folder: Path) -> str | None:
+    file = folder / ".env"
+    if not file.is_file() or not (folder / "pyproject.toml").is_file():
+        return None
+    if os.name == "posix" and file.stat().st_uid != os.getuid():
+        return None
+    from dotenv import dotenv_values
+
+    return dotenv_values(file).get(CONNECTION_STRING_VARIABLE)
+
+
+def _connect_local_hub() -> Hub:
+    from fwupdate_helpers.localhub import background, leases
+    from fwupdate_helpers.localhub.errors import LocalHubError
+    from fwupdate_helpers.localhub.statedir import StateDir
+
+    state = StateDir.default()
+    try:
+        running = background.ensure_running(state)
+        lease = leases.take(state)
+    except LocalHubError as error:
+        raise HubUnavailable(str(error)) from error
+    hub = Hub(
+        kind="local",
+        connection_string=running.connection_string,
+        device_host=running.device_host,
+        ca_file=running.ca_file,
+    )
+    hub.release_on_close(lease)
+    return hub
+
+
+class Hub:
+    """An IoT hub, local or on Azure, and the SDK clients for it.
+
+    Attributes:
+        kind: ``"local"`` or ``"azure"``.
+        host_name: The service's host; for the local hub with its port.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["local", "azure"],
+        connection_string: str,
+        device_host: str | None = None,
+        ca_file: Path | None = None,
+    ) -> None:
+        self.kind = kind
+        self.host_name = read_service_string(connection_string)
+        self._connection_string = Secret(connection_string)
+        self._device_host = device_host or self.host_name
+        self._ca_file = ca_file
+        self._release: weakref.finalize[Any, Any] | None = None
+
+    @cached_property
+    def registry(self) -> IoTHubRegistryManager:
+        """The SDK's service client, which reads and writes identities and twins and calls methods."""
+        from azure.iot.hub import IoTHubRegistryManager
+
+        registry = IoTHubRegistryManager.from_connection_string(self._connection_string)
+        config = registry.protocol.config
+        # Without it the SDK opens a TLS connection for every request.
+        config.keep_alive = True
+        if self._ca_file is not None:
+            config.connection.verify = str(self._ca_file)
+            # A proxy of the network cannot reach this machine's loopback addresses.
+            config.proxies.use_env_settings = False
+        return registry
+
+    @property
+    def device_options(self) -> dict[str, Any]:
+        """Keyword arguments for ``IoTHubDeviceClient.create_from_connection_string``."""
+        if self._ca_file is None:
+            return {}
+        return {"server_verification_cert": self._ca_file.read_text(encoding="ascii")}
+
+    def device_id(self, name: str) -> str:
+        """Return a device id of your own: your user name, the notebook and `name`.
+
+        It is the same in every run, so a second run meets the device of the first; another user
+        or another notebook gets another device.
+        """
+        notebook = os.environ.get("JPY_SESSION_NAME", "")
+        parts = (getpass.getuser(), Path(notebook).stem, name)
+        words = (re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)
+        return "-".join(word for word in words if word)[:128]
+
+    def device_connection_string(self, device_id: str) -> str:
+        """Return a device's connection string; create its identity when there is none.
+
+        The result is a text that shows its key masked when it is printed.
+
+        Raises:
+            HubUnauthorized: The hub refuses the connection string of this `Hub`.
+            HubUnavailable: The hub does not answer.
+        """
+        from msrest.exceptions import HttpOperationError
+
+        with hub_errors(device_id):
+            try:
+                device = self.registry.get_device(device_id)
+            except HttpOperationError as error:
+                if error.response.status_code != 404:
+                    raise
+                device = self._create_device(device_id)
+        key = read_device_key(device)
+        return Secret(f"HostName={self._device_host};DeviceId={device_id};SharedAccessKey={key}")
+
+    def _create_device(self, device_id: str) -> Any:
+        from msrest.exceptions import HttpOperationError
+
+        try:
+            return self.registry.create_device_with_sas(device_id, None, None, "enabled")
+        except HttpOperationError as error:
+            if error.response.status_code != 409:
+                raise
+            # Somebody else was faster; theirs is as good.
+            return self.registry.get_device(device_id)
+
+    def release_on_close(self, lease: Path) -> None:
+        """Delete `lease` when this object is closed or collected, at the latest at exit."""
+        self._release = weakref.finalize(self, _delete, lease)
+
+    def close(self) -> None:
+        """Close this kernel's connections to the hub; the local hub runs on for the others."""
+        if "registry" in self.__dict__:
+            self.registry.protocol.close()
+            del self.registry
+        if self._release is not None:
+            self._release()
+
+    def __enter__(self) -> Hub:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def _description(self) -> str:
+        if self.kind == "local":
+            return "the local hub on this machine (no account, nothing leaves it)"
+        return "an IoT Hub on Azure (its quotas and prices apply)"
+
+    def __repr__(self) -> str:
+        return f"Hub({self.host_name}: {self._description})"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "Connected to": self._description,
+            "Host": self.host_name,
+            "Your device ids begin with": self.device_id("") + "-",
+        }
+        cells = "".join(
+            f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'
+            f'<td style="text-align:left">{escape(value)}</td></tr>'
+            for name, value in rows.items()
+        )
+        return f"<table>{cells}</table>"
+
+
+def _delete(lease: Path) -> None:
+    lease.unlink(missing_ok=True)
+
+
+__all__ = ["CONNECTION_STRING_VARIABLE", "Hub", "InvalidConnectionString", "connect_hub"]

@@ -1,0 +1,166 @@
+"""The command line of the local hub."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import logging.handlers
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
+
+Json = dict[str, Any]
+
+_SECRET = re.compile(r"(SharedAccessKey=|sig=|SharedAccessSignature )[^\s;&'\"]+")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    state = StateDir(options.state_dir) if options.state_dir else StateDir.default()
+    try:
+        status: int = options.command(state, options)
+        return status
+    except LocalHubError as error:
+        if getattr(options, "background", False):
+            _report_failure(state, str(error))
+        print(f"localhub: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fwupdate_helpers.localhub",
+        description="A stand-in for Azure IoT Hub on loopback, for the unmodified Azure SDKs.",
+        epilog=f"The folder with its state is --state-dir, else ${STATE_DIR_VARIABLE}, else one "
+        "per user and host.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--state-dir", type=Path, metavar="DIR", help="where the hub keeps all")
+        sub.set_defaults(command=function)
+        return sub
+
+    run = command("run", _run, "Run a hub in the foreground; print one JSON line when it is ready.")
+    run.add_argument("--host", metavar="ADDRESS", help="the loopback address, such as 127.0.0.9")
+    run.add_argument("--service-port", type=int, metavar="N", help="the HTTPS port")
+    run.add_argument(
+        "--idle-timeout", type=float, metavar="SECONDS", help="stop so long after the last use"
+    )
+    run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
+    for name, function, text in (
+        ("start", _start, "Start the shared background hub, unless it runs already."),
+        ("status", _status, "Tell whether the shared background hub runs, and where."),
+    ):
+        sub = command(name, function, text)
+        sub.add_argument("--show-keys", action="store_true", help="show the key, do not mask it")
+    command("stop", _stop, "Stop the shared background hub; its state stays.")
+    command("reset", _reset, "Stop the hub and delete its state: devices, twins, keys, CA.")
+    return parser
+
+
+def _run(state: StateDir, options: argparse.Namespace) -> int:
+    from fwupdate_helpers.localhub import server
+    from fwupdate_helpers.localhub.config import owner_connection_string
+
+    os.umask(0o077)
+    state.prepare()
+    _set_up_logging(state if options.background else None)
+
+    def on_ready(ready: Json) -> None:
+        if not options.background:
+            string = owner_connection_string(state)
+            print(json.dumps({"connection_string": string, **ready}), flush=True)
+
+    server.run(
+        state,
+        address=options.host,
+        service_port=options.service_port,
+        idle_timeout=options.idle_timeout,
+        on_ready=on_ready,
+    )
+    return 0
+
+
+def _start(state: StateDir, options: argparse.Namespace) -> int:
+    from fwupdate_helpers.localhub import background
+
+    background.ensure_running(state)
+    return _status(state, options)
+
+
+def _status(state: StateDir, options: argparse.Namespace) -> int:
+    from fwupdate_helpers.localhub import background
+    from fwupdate_helpers.localhub.config import owner_connection_string
+
+    about = background.status(state)
+    if about is None:
+        print(json.dumps({"running": False, "state_dir": str(state.path)}))
+        return 3
+    string = owner_connection_string(state)
+    if not options.show_keys:
+        string = _SECRET.sub(r"\1***", string)
+    print(
+        json.dumps(
+            {
+                "running": True,
+                "connection_string": string,
+                **about,
+                "state_dir": str(state.path),
+                "log_file": str(state.log_file),
+            }
+        )
+    )
+    return 0
+
+
+def _stop(state: StateDir, options: argparse.Namespace) -> int:
+    from fwupdate_helpers.localhub import background
+
+    print("The local hub has stopped." if background.stop(state) else "No local hub runs.")
+    return 0
+
+
+def _reset(state: StateDir, options: argparse.Namespace) -> int:
+    from fwupdate_helpers.localhub import background
+
+    background.reset(state)
+    print("The local hub has stopped, and all that it kept is deleted.")
+    return 0
+
+
+def _report_failure(state: StateDir, message: str) -> None:
+    from fwupdate_helpers.localhub import background
+
+    background.report_failure(state, message)
+
+
+class _Masked(logging.Formatter):
+    """No code logs a secret; should one ever try, it is masked here."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _SECRET.sub(r"\1***", super().format(record))
+
+
+def _set_up_logging(state: StateDir | None) -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    if state is not None:
+        handler = logging.handlers.RotatingFileHandler(
+            state.log_file, maxBytes=1_000_000, backupCount=1, encoding="utf-8"
+        )
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("fwupdate_helpers").setLevel(logging.INFO if state else logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

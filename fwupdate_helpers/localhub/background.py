@@ -1,0 +1,249 @@
+"""The client side: find, start and stop the hub that all notebooks of a user share."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from fwupdate_helpers.localhub import tls
+from fwupdate_helpers.localhub.authentication import OWNER_POLICY
+from fwupdate_helpers.localhub.config import owner_connection_string
+from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.sas import make_token
+from fwupdate_helpers.localhub.statedir import StateDir, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+IDLE_TIMEOUT: Final = 30 * 60.0
+"""Seconds after its last use that the shared hub stops."""
+_START_TIMEOUT: Final = 30.0
+_STOP_TIMEOUT: Final = 10.0
+_POLL: Final = 0.02
+
+# Ends at once, so that the hub has no parent: on Windows a kernel restart kills the kernel's
+# children, and on POSIX a dead child of the kernel would stay as a zombie.
+_LAUNCHER: Final = """
+import subprocess, sys
+flags = {"start_new_session": True}
+if sys.platform == "win32":
+    flags = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
+null = subprocess.DEVNULL
+with open(sys.argv[1], "w") as errors:
+    hub = subprocess.Popen(
+        sys.argv[2:], stdin=null, stdout=null, stderr=errors, close_fds=True, **flags
+    )
+print(hub.pid)
+"""
+
+
+@dataclass(frozen=True)
+class RunningHub:
+    """How to reach a hub that runs.
+
+    Attributes:
+        connection_string: For services, with the key of the policy iothubowner.
+        device_host: What a device connection string has as its HostName.
+        ca_file: The CA to trust.
+    """
+
+    connection_string: str
+    device_host: str
+    service_port: int
+    ca_file: Path
+    pid: int
+
+    def __repr__(self) -> str:
+        return f"RunningHub({self.device_host}:{self.service_port}, pid {self.pid})"
+
+
+def ensure_running(state: StateDir, *, idle_timeout: float = IDLE_TIMEOUT) -> RunningHub:
+    """Return the shared hub, started when it does not run yet.
+
+    Raises:
+        LocalHubError: It cannot start; the message tells what to do.
+    """
+    state.prepare()
+    with _starting(state):
+        if (found := find(state)) is not None:
+            return found
+        _launch(state, idle_timeout)
+        found = find(state)
+    if found is None:
+        raise LocalHubError(f"The local hub started and does not answer. Its log: {state.log_file}")
+    return found
+
+
+def find(state: StateDir) -> RunningHub | None:
+    """Return the hub that runs with this folder, or None when there is none that answers."""
+    running = read_json(state.running_file)
+    if running is None or not _is_locked(state):
+        return None
+    try:
+        about = request(state, "GET", "/$localhub/status")
+    except (LocalHubError, OSError):
+        return None
+    return RunningHub(
+        connection_string=owner_connection_string(state),
+        device_host=about["device_host"],
+        service_port=about["service_port"],
+        ca_file=state.ca_file,
+        pid=about["pid"],
+    )
+
+
+def status(state: StateDir) -> Json | None:
+    """Return what the running hub tells of itself, or None when none runs."""
+    return None if find(state) is None else request(state, "GET", "/$localhub/status")
+
+
+def stop(state: StateDir) -> bool:
+    """Stop the hub that runs with this folder; return whether there was one.
+
+    Raises:
+        LocalHubError: It does not stop.
+    """
+    if not state.path.exists():
+        return False
+    with _starting(state):
+        return _stop(state)
+
+
+def reset(state: StateDir) -> None:
+    """Stop the hub and delete all that it keeps: registry, twins, keys and certificates."""
+    if not state.path.exists():
+        return
+    with _starting(state):
+        _stop(state)
+        state.remove_state()
+
+
+def request(state: StateDir, method: str, path: str) -> Json:
+    """Send an authenticated request to the hub's own routes.
+
+    Raises:
+        LocalHubError: The hub refuses it, or answers with something else than JSON.
+        OSError: The hub does not answer.
+    """
+    parts = dict(part.split("=", 1) for part in owner_connection_string(state).split(";"))
+    host = parts["HostName"]
+    token = make_token(host, parts["SharedAccessKey"], int(time.time()) + 60, OWNER_POLICY)
+    connection = http.client.HTTPSConnection(
+        host, timeout=5, context=tls.client_context(state.ca_file)
+    )
+    try:
+        connection.request(method, path, headers={"Authorization": token})
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != 200:
+            raise LocalHubError(f"The local hub answers {response.status} {response.reason}.")
+        content: Json = json.loads(body)
+        return content
+    except (http.client.HTTPException, ValueError) as error:
+        raise LocalHubError("What listens on the hub's port is not the local hub.") from error
+    finally:
+        connection.close()
+
+
+def _starting(state: StateDir) -> FileLock:
+    return FileLock(state.start_lock, timeout=_START_TIMEOUT + _STOP_TIMEOUT)
+
+
+def _is_locked(state: StateDir) -> bool:
+    lock = FileLock(state.hub_lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _launch(state: StateDir, idle_timeout: float) -> None:
+    state.failure_file.unlink(missing_ok=True)
+    state.running_file.unlink(missing_ok=True)
+    hub = [sys.executable, "-m", "fwupdate_helpers.localhub", "run", "--background"]
+    hub += ["--state-dir", str(state.path), "--idle-timeout", str(idle_timeout)]
+    launched = subprocess.run(  # noqa: S603
+        [sys.executable, "-I", "-c", _LAUNCHER, str(state.error_file), *hub],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_hub_environment(),
+        cwd=state.path,
+        text=True,
+        check=False,
+    )
+    if launched.returncode != 0:
+        raise LocalHubError(f"The local hub's process cannot start: {launched.stderr.strip()}")
+    _wait_until_ready(state, int(launched.stdout))
+
+
+def _hub_environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    environment.pop("FWUPDATE_IOTHUB_CONNECTION_STRING", None)
+    # The hub's working folder is another one, so a package found through '.' would be lost.
+    paths = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    return environment
+
+
+def _wait_until_ready(state: StateDir, pid: int) -> None:
+    import psutil
+
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline:
+        alive = psutil.pid_exists(pid)
+        if (read_json(state.running_file) or {}).get("pid") == pid:
+            return
+        if (failure := read_json(state.failure_file)) is not None:
+            raise LocalHubError(str(failure.get("message")))
+        if not alive:
+            raise LocalHubError(f"The local hub ended while it started: {_last_words(state)}")
+        time.sleep(_POLL)
+    raise LocalHubError(
+        f"The local hub was not ready after {_START_TIMEOUT:.0f} s. Its log: {state.log_file}"
+    )
+
+
+def _last_words(state: StateDir) -> str:
+    lines = state.error_file.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), f"see {state.log_file}")
+
+
+def _stop(state: StateDir) -> bool:
+    if not _is_locked(state):
+        state.running_file.unlink(missing_ok=True)
+        return False
+    try:
+        request(state, "POST", "/$localhub/stop")
+    except (LocalHubError, OSError) as error:
+        raise LocalHubError(
+            f"A local hub holds {state.path} and does not answer. End its process "
+            f"({(read_json(state.running_file) or {}).get('pid', 'pid unknown')}) by hand."
+        ) from error
+    deadline = time.monotonic() + _STOP_TIMEOUT
+    while _is_locked(state):
+        if time.monotonic() > deadline:
+            raise LocalHubError(
+                f"The local hub was told to stop and still runs. Its log: {state.log_file}"
+            )
+        time.sleep(_POLL)
+    return True
+
+
+def report_failure(state: StateDir, message: str) -> None:
+    """Leave the reason of a failed start for the process that waits for it."""
+    write_json(state.failure_file, {"message": message})
+

@@ -1,0 +1,46 @@
+"""What the hub keeps for good: its address, its service port and the keys of its policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fwupdate_helpers.localhub.authentication import OWNER_POLICY, POLICIES
+from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.sas import is_key, new_key
+from fwupdate_helpers.localhub.statedir import StateDir, read_json
+
+Json = dict[str, Any]
+
+
+def load_config(state: StateDir) -> Json:
+    """Return the stored configuration, with keys made for the policies that have none."""
+    config = read_json(state.config_file) or {}
+    stored = config.get("policies")
+    policies = stored if isinstance(stored, dict) else {}
+    config["policies"] = {
+        name: policies[name] if _are_keys(policies.get(name)) else [new_key(), new_key()]
+        for name in POLICIES
+    }
+    return config
+
+
+def owner_connection_string(state: StateDir) -> str:
+    """Return the service connection string of the hub's owner policy, with its key.
+
+    Raises:
+        LocalHubError: The configuration is missing or damaged.
+    """
+    config = read_json(state.config_file) or {}
+    try:
+        host = f"{config['address']}:{config['service_port']}"
+        key = config["policies"][OWNER_POLICY][0]
+    except (KeyError, TypeError, IndexError) as error:
+        raise LocalHubError(
+            f"{state.config_file} is damaged or missing. Delete what the hub keeps with "
+            "'python -m fwupdate_helpers.localhub reset' and start again."
+        ) from error
+    return f"HostName={host};SharedAccessKeyName={OWNER_POLICY};SharedAccessKey={key}"
+
+
+def _are_keys(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(is_key, value))

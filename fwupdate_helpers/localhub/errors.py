@@ -1,0 +1,64 @@
+"""The errors that the hub answers with, and those of the hub itself.
+
+Names and numbers: Microsoft's "Understand and resolve Azure IoT Hub errors"
+(troubleshoot-error-codes.md). The HTTP status is the first three digits of the number.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+ARGUMENT_INVALID: Final = 400004
+FORMAT_ERROR: Final = 400006
+INVALID_PROTOCOL_VERSION: Final = 400001
+UNAUTHORIZED_ACCESS: Final = 401002
+UNAUTHORIZED: Final = 401003
+TOO_MANY_METHODS: Final = 403800
+DEVICE_NOT_FOUND: Final = 404001
+DEVICE_NOT_ONLINE: Final = 404103
+ROUTE_NOT_FOUND: Final = 404000
+DEVICE_ALREADY_EXISTS: Final = 409001
+PRECONDITION_FAILED: Final = 412001
+MESSAGE_TOO_LARGE: Final = 413001
+SERVER_ERROR: Final = 500001
+NOT_IMPLEMENTED: Final = 501000
+GATEWAY_TIMEOUT: Final = 504101
+
+NAMES: Final = {
+    ARGUMENT_INVALID: "ArgumentInvalid",
+    FORMAT_ERROR: "IotHubFormatError",
+    INVALID_PROTOCOL_VERSION: "InvalidProtocolVersion",
+    UNAUTHORIZED_ACCESS: "IotHubUnauthorizedAccess",
+    UNAUTHORIZED: "IotHubUnauthorized",
+    TOO_MANY_METHODS: "DeviceMaximumInflightMethodExceeded",
+    DEVICE_NOT_FOUND: "DeviceNotFound",
+    DEVICE_NOT_ONLINE: "DeviceNotOnline",
+    ROUTE_NOT_FOUND: "NotFound",
+    DEVICE_ALREADY_EXISTS: "DeviceAlreadyExists",
+    PRECONDITION_FAILED: "PreconditionFailed",
+    MESSAGE_TOO_LARGE: "MessageTooLarge",
+    SERVER_ERROR: "ServerError",
+    NOT_IMPLEMENTED: "NotImplemented",
+    GATEWAY_TIMEOUT: "GatewayTimeout",
+}
+
+
+class HubError(Exception):
+    """An answer of the hub that is not a success.
+
+    Attributes:
+        code: IoT Hub's six-digit error code.
+        name: Its name, as the header ``iothub-errorcode`` carries it.
+        status: The HTTP status, the first three digits of the code.
+    """
+
+    def __init__(self, code: int, message: str) -> None:
+        self.code = code
+        self.name = NAMES[code]
+        self.status = code // 1000
+        self.message = message
+        super().__init__(message)
+
+
+class LocalHubError(Exception):
+    """The local hub cannot start, be reached or be stopped; the message tells what to do."""

@@ -1,0 +1,48 @@
+"""JSON as IoT Hub writes and reads it: compact out, strict in."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any
+
+from fwupdate_helpers.localhub.errors import FORMAT_ERROR, HubError
+
+NEVER = "0001-01-01T00:00:00Z"
+
+
+def dumps(content: Any) -> str:
+    """Write compact JSON."""
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+
+
+def loads(raw: bytes | str) -> Any:
+    """Read JSON.
+
+    Raises:
+        HubError: 400006, it is no JSON, nests too deep, or holds NaN or half a surrogate pair.
+    """
+    try:
+        content = json.loads(raw, parse_constant=_refuse_constant)
+        if b"\\ud" in (raw if isinstance(raw, bytes) else raw.encode()).lower():
+            dumps(content).encode()
+    except (ValueError, RecursionError) as error:
+        raise HubError(FORMAT_ERROR, "The body is not valid JSON.") from error
+    return content
+
+
+def loads_object(raw: bytes | str) -> dict[str, Any]:
+    """Read a JSON object; raise `HubError` 400006 for anything else."""
+    content = loads(raw)
+    if not isinstance(content, dict):
+        raise HubError(FORMAT_ERROR, "The body must be a JSON object.")
+    return content
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def timestamp(moment: datetime) -> str:
+    """Write a time as IoT Hub does: ISO 8601, UTC, seven digits of a second."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"

@@ -1,0 +1,175 @@
+"""Which loopback address and ports the hub listens on."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import socket
+import sys
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+from fwupdate_helpers.localhub.errors import LocalHubError
+
+DEVICE_PORT: Final = 8883
+"""MQTT over TLS. azure-iot-device knows no other port."""
+SERVICE_PORT: Final = 8443
+"""HTTPS. Port 443 would need rights on Linux."""
+_SERVICE_PORTS_TRIED = 100
+_ADDRESSES_TRIED = 30
+_IN_USE = {errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)}
+_REFUSED = {errno.EACCES, getattr(errno, "WSAEACCES", errno.EACCES)}
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Two bound sockets on one loopback address."""
+
+    address: str
+    device: socket.socket
+    service: socket.socket
+
+    @property
+    def service_port(self) -> int:
+        """The port of the service endpoint."""
+        return int(self.service.getsockname()[1])
+
+
+def check_loopback(address: str) -> str:
+    """Return `address` when it is an IPv4 loopback address, else raise `LocalHubError`."""
+    try:
+        is_loopback = ipaddress.IPv4Address(address).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise LocalHubError(
+            f"The local hub listens on loopback only, and {address!r} is not such an address. "
+            "Give one from 127.0.0.1 to 127.255.255.254."
+        )
+    return address
+
+
+def bind(
+    *,
+    address: str | None = None,
+    service_port: int | None = None,
+    known_address: str | None = None,
+    known_port: int | None = None,
+) -> Listeners:
+    """Bind the device port and the service port.
+
+    Args:
+        address: The one address to take; without it the known one is tried first, then
+            127.0.0.1 and the addresses after it.
+        service_port: The one service port to take; without it the known one is tried first,
+            then 8443 and the ports after it.
+        known_address: The address of the last run.
+        known_port: The service port of the last run.
+
+    Raises:
+        LocalHubError: Nothing is free; the message names the port, who has it, and the fix.
+    """
+    device = _bind_device(address, known_address)
+    chosen = str(device.getsockname()[0])
+    try:
+        service = _bind_service(chosen, service_port, known_port)
+    except BaseException:
+        device.close()
+        raise
+    return Listeners(chosen, device, service)
+
+
+def _bind_device(address: str | None, known: str | None) -> socket.socket:
+    if address is not None:
+        candidates = [check_loopback(address)]
+    else:
+        first = int(ipaddress.IPv4Address("127.0.0.1"))
+        others = [str(ipaddress.IPv4Address(first + i)) for i in range(_ADDRESSES_TRIED)]
+        candidates = list(dict.fromkeys([*([known] if known else []), *others]))
+    for candidate in candidates:
+        listener = _try_bind(candidate, DEVICE_PORT)
+        if listener is not None:
+            return listener
+    raise LocalHubError(_taken(DEVICE_PORT, candidates))
+
+
+def _bind_service(address: str, port: int | None, known: int | None) -> socket.socket:
+    if port is not None:
+        candidates = [port]
+    else:
+        others = range(SERVICE_PORT, SERVICE_PORT + _SERVICE_PORTS_TRIED)
+        candidates = list(dict.fromkeys([*([known] if known else []), *others]))
+    for candidate in candidates:
+        listener = _try_bind(address, candidate)
+        if listener is not None:
+            return listener
+    if port is None:
+        raise LocalHubError(
+            f"No service port from {candidates[0]} to {candidates[-1]} is free on {address}. "
+            "Close the programs that hold them, or give one with --service-port."
+        )
+    raise LocalHubError(_taken(port, [address]))
+
+
+def _try_bind(address: str, port: int) -> socket.socket | None:
+    # With the protocol named, asyncio turns Nagle's algorithm off: 40 ms less per message.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            # On Windows SO_REUSEADDR would let two programs share the port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined,unused-ignore]
+        listener.bind((address, port))
+        listener.listen(128)
+        return listener
+    except OSError as error:
+        listener.close()
+        if error.errno in _REFUSED and os.name == "posix":
+            raise LocalHubError(
+                f"The system lets this user not listen on port {port} (ports below 1024 need "
+                "rights). Give a higher one with --service-port."
+            ) from error
+        # EADDRNOTAVAIL: macOS has 127.0.0.1 only.
+        if error.errno in _IN_USE | _REFUSED | {errno.EADDRNOTAVAIL}:
+            return None
+        raise
+    except BaseException:
+        listener.close()
+        raise
+
+
+def _taken(port: int, addresses: list[str]) -> str:
+    where = addresses[0] if len(addresses) == 1 else "every loopback address"
+    owner = port_owner(port)
+    held = f"{owner} holds it" if owner else "its owner is not visible to this user"
+    fix = (
+        "Stop that program (a broker such as mosquitto, another hub), or, on a machine of your "
+        "own, let it listen on another port."
+    )
+    if len(addresses) == 1 and sys.platform != "darwin":
+        fix += " Or give another loopback address with --host."
+    return f"Port {port} is taken on {where}; {held}. {fix}"
+
+
+def port_owner(port: int) -> str | None:
+    """Name the process that listens on a port, where the system tells it to this user."""
+    import psutil
+
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr
+            if listens and connection.laddr.port == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    except (psutil.Error, OSError):
+        return None
+    return None
+
+
+def answers(address: str, port: int) -> bool:
+    """Tell whether something accepts connections there."""
+    with closing(socket.socket()) as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((address, port)) == 0

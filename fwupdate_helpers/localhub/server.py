@@ -1,0 +1,236 @@
+"""One running local hub: its sockets, its parts and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from aiohttp import web
+from filelock import FileLock, Timeout
+
+from fwupdate_helpers.localhub import leases, ports, tls
+from fwupdate_helpers.localhub.authentication import Authenticator
+from fwupdate_helpers.localhub.config import load_config
+from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
+from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.methods import DirectMethods
+from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
+from fwupdate_helpers.localhub.statedir import StateDir, write_json
+from fwupdate_helpers.localhub.store import Store
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+_KEEP_ALIVE = 3600.0
+"""Seconds that an idle HTTPS connection stays open: closing first would race with a request."""
+
+
+def run(
+    state: StateDir,
+    *,
+    address: str | None = None,
+    service_port: int | None = None,
+    idle_timeout: float | None = None,
+    on_ready: Callable[[Json], None] = lambda ready: None,
+) -> None:
+    """Run a hub until it is told to stop.
+
+    Args:
+        state: Where it keeps its state; one hub at a time may use it.
+        address: The loopback address; None takes that of the last run or a free one.
+        service_port: The service port; None takes that of the last run or a free one.
+        idle_timeout: Stop so many seconds after the last use; None never does.
+        on_ready: Called with address, ports and files when the hub answers.
+
+    Raises:
+        LocalHubError: It cannot start; the message tells what to do.
+    """
+    state.prepare()
+    lock = FileLock(state.hub_lock)
+    try:
+        # A hub that was told to stop may need a moment to let go.
+        lock.acquire(timeout=2)
+    except Timeout:
+        raise LocalHubError(
+            f"A local hub already runs with the folder {state.path}. Use that one, stop it with "
+            "'python -m fwupdate_helpers.localhub stop', or give another --state-dir."
+        ) from None
+    try:
+        asyncio.run(_LocalHub(state, idle_timeout).run(address, service_port, on_ready))
+    finally:
+        lock.release()
+
+
+class _LocalHub:
+    def __init__(self, state: StateDir, idle_timeout: float | None) -> None:
+        self._state = state
+        self._idle_timeout = idle_timeout
+        self._last_use = time.monotonic()
+        self._stopping = asyncio.Event()
+        self._ready: Json = {}
+
+    async def run(
+        self, address: str | None, service_port: int | None, on_ready: Callable[[Json], None]
+    ) -> None:
+        config = load_config(self._state)
+        listeners = ports.bind(
+            address=address,
+            service_port=service_port,
+            known_address=config.get("address"),
+            known_port=config.get("service_port"),
+        )
+        config |= {"address": listeners.address, "service_port": listeners.service_port}
+        write_json(self._state.config_file, config)
+        tls.ensure_certificates(self._state, listeners.address)
+        context = tls.server_context(self._state)
+        store = Store(self._state.database, _utc_now)
+        try:
+            await self._serve(listeners, config, store, context, on_ready)
+        finally:
+            self._state.running_file.unlink(missing_ok=True)
+            store.close()
+            listeners.device.close()
+            listeners.service.close()
+
+    async def _serve(
+        self,
+        listeners: ports.Listeners,
+        config: Json,
+        store: Store,
+        context: ssl.SSLContext,
+        on_ready: Callable[[Json], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_loop_error)
+        authenticator = Authenticator(
+            config["policies"],
+            host_names=_host_names(listeners),
+            store=store,
+            clock=_utc_now,
+        )
+        methods = DirectMethods()
+        devices = DeviceEndpoint(store, authenticator, methods, _utc_now)
+        services = ServiceEndpoint(
+            store,
+            devices,
+            methods,
+            authenticator,
+            about=lambda: self._about(devices, store),
+            stop=self._stopping.set,
+            used=self._note_use,
+        )
+        runner = web.AppRunner(
+            services.application(),
+            access_log=None,
+            handle_signals=False,
+            keepalive_timeout=_KEEP_ALIVE,
+            shutdown_timeout=0.5,
+        )
+        await runner.setup()
+        device_server = await loop.create_server(
+            devices.new_connection, sock=listeners.device, ssl=context, ssl_handshake_timeout=10
+        )
+        await web.SockSite(runner, listeners.service, ssl_context=context).start()
+        self._announce(listeners, on_ready)
+        try:
+            with _stop_signals(loop, self._stopping):
+                await self._wait_for_end(devices)
+        finally:
+            logger.info("stopping")
+            device_server.close()
+            devices.close()
+            await runner.cleanup()
+
+    def _announce(self, listeners: ports.Listeners, on_ready: Callable[[Json], None]) -> None:
+        self._ready = {
+            "pid": os.getpid(),
+            "device_host": listeners.address,
+            "device_port": ports.DEVICE_PORT,
+            "service_port": listeners.service_port,
+            "ca_file": str(self._state.ca_file),
+        }
+        write_json(self._state.running_file, self._ready)
+        logger.info("ready on %s", _service_host(listeners))
+        on_ready(self._ready)
+
+    def _about(self, devices: DeviceEndpoint, store: Store) -> Json:
+        return {
+            **self._ready,
+            "connected_devices": devices.connected_count,
+            "open_hubs": len(leases.alive(self._state)),
+            "journal_mode": store.journal_mode,
+            "idle_timeout": self._idle_timeout,
+        }
+
+    def _note_use(self) -> None:
+        self._last_use = time.monotonic()
+
+    async def _wait_for_end(self, devices: DeviceEndpoint) -> None:
+        if self._idle_timeout is None:
+            await self._stopping.wait()
+            return
+        while not self._stopping.is_set():
+            if devices.connected_count or leases.alive(self._state):
+                self._note_use()
+            left = self._idle_timeout - (time.monotonic() - self._last_use)
+            if left <= 0:
+                logger.info("nobody has used the hub for %.0f s", self._idle_timeout)
+                return
+            try:
+                await asyncio.wait_for(self._stopping.wait(), min(left, 60.0))
+            except asyncio.TimeoutError:
+                continue
+
+
+def _service_host(listeners: ports.Listeners) -> str:
+    return f"{listeners.address}:{listeners.service_port}"
+
+
+def _host_names(listeners: ports.Listeners) -> frozenset[str]:
+    hosts = (listeners.address, "localhost")
+    return frozenset(hosts) | {f"{host}:{listeners.service_port}" for host in hosts}
+
+
+def _utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _log_loop_error(loop: asyncio.AbstractEventLoop, context: Json) -> None:
+    error = context.get("exception")
+    if isinstance(error, (ssl.SSLError, ConnectionError, TimeoutError)):
+        # A client that does not trust the CA, or hangs up early, is no fault of the hub.
+        logger.info("a client gave up: %s", type(error).__name__)
+        return
+    logger.error("%s", context.get("message"), exc_info=error)
+
+
+class _stop_signals:
+    """Let SIGINT and SIGTERM set an event while the block runs."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+        self._loop = loop
+        self._event = event
+        self._names = [signal.SIGINT, signal.SIGTERM]
+        if sys.platform == "win32":
+            self._names = [signal.SIGINT, signal.SIGBREAK]
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for name in self._names:
+            self._before[name] = signal.signal(name, self._on_signal)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._loop.call_soon_threadsafe(self._event.set)
+
+    def __exit__(self, *error: object) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)

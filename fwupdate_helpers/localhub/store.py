@@ -1,0 +1,321 @@
+"""Registry, twins and MQTT sessions in one SQLite file.
+
+What a method returns has been committed. In WAL mode a commit survives the death of the process
+(``kill -9``); after a loss of power the last commits may be missing, the file is never damaged.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fwupdate_helpers.localhub.errors import DEVICE_ALREADY_EXISTS, DEVICE_NOT_FOUND, HubError
+from fwupdate_helpers.localhub.jsontext import NEVER, dumps, timestamp
+from fwupdate_helpers.localhub.twins import Section, Twin, new_twin
+
+logger = logging.getLogger(__name__)
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE devices (
+    device_id TEXT PRIMARY KEY,
+    generation_id TEXT NOT NULL,
+    etag TEXT NOT NULL,
+    status TEXT NOT NULL,
+    status_reason TEXT,
+    status_updated_time TEXT NOT NULL,
+    connection_state TEXT NOT NULL,
+    connection_state_updated_time TEXT NOT NULL,
+    last_activity_time TEXT NOT NULL,
+    authentication TEXT NOT NULL,
+    capabilities TEXT NOT NULL,
+    tags TEXT NOT NULL,
+    desired TEXT NOT NULL,
+    desired_metadata TEXT NOT NULL,
+    desired_version INTEGER NOT NULL,
+    reported TEXT NOT NULL,
+    reported_metadata TEXT NOT NULL,
+    reported_version INTEGER NOT NULL,
+    twin_version INTEGER NOT NULL,
+    telemetry_count INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE sessions (
+    device_id TEXT PRIMARY KEY REFERENCES devices (device_id) ON DELETE CASCADE,
+    subscriptions TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A device identity as the registry keeps it."""
+
+    device_id: str
+    generation_id: str
+    etag: str
+    status: str
+    status_reason: str | None
+    status_updated_time: str
+    connection_state: str
+    connection_state_updated_time: str
+    last_activity_time: str
+    authentication: dict[str, Any]
+    capabilities: dict[str, Any]
+    telemetry_count: int
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the device may use the hub."""
+        return self.status == "enabled"
+
+    @property
+    def keys(self) -> list[str]:
+        """The device's symmetric keys; empty for other kinds of authentication."""
+        if self.authentication["type"] != "sas":
+            return []
+        return list(self.authentication["symmetricKey"].values())
+
+
+class Store:
+    """The hub's database. Every method runs in one transaction."""
+
+    def __init__(self, file: Path, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._database = sqlite3.connect(file, isolation_level=None, timeout=5)
+        self._database.row_factory = sqlite3.Row
+        self._database.execute("PRAGMA foreign_keys = ON")
+        self.journal_mode = self._choose_journal()
+        if self._database.execute("PRAGMA user_version").fetchone()[0] == 0:
+            self._database.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
+            )
+        # Nobody is connected to a hub that has just started.
+        self._database.execute("UPDATE devices SET connection_state = 'Disconnected'")
+
+    def _choose_journal(self) -> str:
+        mode = str(self._database.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        if mode == "wal":
+            self._database.execute("PRAGMA synchronous = NORMAL")
+        else:
+            logger.warning(
+                "SQLite refuses WAL here (a network drive?); falling back to journal mode %s, "
+                "which is slower and as safe",
+                mode,
+            )
+            self._database.execute("PRAGMA synchronous = FULL")
+        return mode
+
+    def close(self) -> None:
+        """Close the file; later calls fail."""
+        self._database.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._database
+            self._database.execute("COMMIT")
+        finally:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+
+    def now(self) -> str:
+        """Return the hub's clock as it writes times."""
+        return timestamp(self._clock())
+
+    # -- identities ---------------------------------------------------------------------------
+
+    def find(self, device_id: str) -> Identity | None:
+        """Return an identity, or None when there is no such device."""
+        row = self._database.execute(
+            "SELECT * FROM devices WHERE device_id = ?", (device_id,)
+        ).fetchone()
+        return _identity(row) if row else None
+
+    def get(self, device_id: str) -> Identity:
+        """Return an identity; raise `HubError` 404001 when there is no such device."""
+        identity = self.find(device_id)
+        if identity is None:
+            raise HubError(DEVICE_NOT_FOUND, device_id)
+        return identity
+
+    def list(self, limit: int) -> list[Identity]:
+        """Return at most `limit` identities, ordered by id."""
+        rows = self._database.execute("SELECT * FROM devices ORDER BY device_id LIMIT ?", (limit,))
+        return [_identity(row) for row in rows]
+
+    def create(
+        self,
+        device_id: str,
+        *,
+        status: str,
+        status_reason: str | None,
+        authentication: dict[str, Any],
+        capabilities: dict[str, Any],
+    ) -> Identity:
+        """Add an identity with an empty twin; raise `HubError` 409001 when the id is taken."""
+        twin = new_twin(self.now())
+        values = {
+            "device_id": device_id,
+            "generation_id": str(secrets.randbelow(9 * 10**17) + 10**17),
+            "etag": _new_etag(),
+            "status": status,
+            "status_reason": status_reason,
+            "status_updated_time": NEVER,
+            "connection_state": "Disconnected",
+            "connection_state_updated_time": NEVER,
+            "last_activity_time": NEVER,
+            "authentication": dumps(authentication),
+            "capabilities": dumps(capabilities),
+            **_twin_columns(twin),
+        }
+        names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+        with self._transaction() as database:
+            try:
+                database.execute(f"INSERT INTO devices ({names}) VALUES ({marks})", values)  # noqa: S608
+            except sqlite3.IntegrityError as error:
+                raise HubError(
+                    DEVICE_ALREADY_EXISTS,
+                    f"A device with ID '{device_id}' is already registered.",
+                ) from error
+        return self.get(device_id)
+
+    def update(
+        self,
+        device_id: str,
+        *,
+        status: str,
+        status_reason: str | None,
+        authentication: dict[str, Any],
+        capabilities: dict[str, Any],
+    ) -> Identity:
+        """Change an identity; its generation, connection and twin stay."""
+        before = self.get(device_id)
+        changed = self.now() if status != before.status else before.status_updated_time
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE devices SET status = ?, status_reason = ?, status_updated_time = ?, "
+                "authentication = ?, capabilities = ?, etag = ? WHERE device_id = ?",
+                (
+                    status,
+                    status_reason,
+                    changed,
+                    dumps(authentication),
+                    dumps(capabilities),
+                    _new_etag(),
+                    device_id,
+                ),
+            )
+        return self.get(device_id)
+
+    def delete(self, device_id: str) -> None:
+        """Delete an identity with its twin and its session."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM devices WHERE device_id = ?", (device_id,))
+
+    def set_connected(self, device_id: str, connected: bool) -> None:
+        """Record that a device connected or disconnected."""
+        state, now = ("Connected" if connected else "Disconnected"), self.now()
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE devices SET connection_state = ?, connection_state_updated_time = ?, "
+                "last_activity_time = ? WHERE device_id = ?",
+                (state, now, now, device_id),
+            )
+
+    def count_telemetry(self, device_id: str) -> None:
+        """Count one device-to-cloud message."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE devices SET telemetry_count = telemetry_count + 1, last_activity_time = ? "
+                "WHERE device_id = ?",
+                (self.now(), device_id),
+            )
+
+    # -- twins --------------------------------------------------------------------------------
+
+    def twin(self, device_id: str) -> Twin:
+        """Return a device twin; raise `HubError` 404001 when there is no such device."""
+        row = self._database.execute(
+            "SELECT * FROM devices WHERE device_id = ?", (device_id,)
+        ).fetchone()
+        if row is None:
+            raise HubError(DEVICE_NOT_FOUND, device_id)
+        return Twin(
+            tags=json.loads(row["tags"]),
+            desired=_section(row, "desired"),
+            reported=_section(row, "reported"),
+            version=row["twin_version"],
+        )
+
+    def save_twin(self, device_id: str, twin: Twin) -> None:
+        """Write a twin."""
+        columns = {**_twin_columns(twin), "last_activity_time": self.now()}
+        changes = ", ".join(f"{name} = :{name}" for name in columns)
+        with self._transaction() as database:
+            database.execute(
+                f"UPDATE devices SET {changes} WHERE device_id = :device_id",  # noqa: S608
+                {**columns, "device_id": device_id},
+            )
+
+    # -- MQTT sessions ------------------------------------------------------------------------
+
+    def sessions(self) -> dict[str, dict[str, int]]:
+        """Return the subscriptions (topic filter to QoS) of every device with a session."""
+        rows = self._database.execute("SELECT device_id, subscriptions FROM sessions")
+        return {row["device_id"]: json.loads(row["subscriptions"]) for row in rows}
+
+    def save_session(self, device_id: str, subscriptions: dict[str, int]) -> None:
+        """Keep a device's subscriptions for its next connection."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO sessions VALUES (?, ?) "
+                "ON CONFLICT (device_id) DO UPDATE SET subscriptions = excluded.subscriptions",
+                (device_id, dumps(subscriptions)),
+            )
+
+    def delete_session(self, device_id: str) -> None:
+        """Forget a device's session."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM sessions WHERE device_id = ?", (device_id,))
+
+
+def _new_etag() -> str:
+    return base64.b64encode(str(secrets.randbelow(9 * 10**8) + 10**8).encode()).decode()
+
+
+def _identity(row: sqlite3.Row) -> Identity:
+    values = {name: row[name] for name in Identity.__dataclass_fields__}
+    values["authentication"] = json.loads(row["authentication"])
+    values["capabilities"] = json.loads(row["capabilities"])
+    return Identity(**values)
+
+
+def _section(row: sqlite3.Row, name: str) -> Section:
+    return Section(
+        properties=json.loads(row[name]),
+        metadata=json.loads(row[f"{name}_metadata"]),
+        version=row[f"{name}_version"],
+    )
+
+
+def _twin_columns(twin: Twin) -> dict[str, Any]:
+    return {
+        "tags": dumps(twin.tags),
+        "desired": dumps(twin.desired.properties),
+        "desired_metadata": dumps(twin.desired.metadata),
+        "desired_version": twin.desired.version,
+        "reported": dumps(twin.reported.properties),
+        "reported_metadata": dumps(twin.reported.metadata),
+        "reported_version": twin.reported.version,
+        "twin_version": twin.version,
+    }

@@ -1,0 +1,424 @@
+"""The service side of an update: invoke it, watch the device twin, wait for the end.
+
+Everything here works on a real ``IoTHubRegistryManager`` and raises this kit's errors instead of
+the SDK's, which keep IoT Hub's error code hidden in the body of the response.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from azure.iot.hub.models import CloudToDeviceMethod
+from msrest.exceptions import ClientRequestError, HttpOperationError
+from requests.exceptions import ReadTimeout, SSLError
+
+from . import contract
+from .errors import (
+    DeviceNotFound,
+    DeviceOffline,
+    FirmwareUpdateError,
+    HubRequestError,
+    HubUnauthorized,
+    HubUnavailable,
+    UpdateFailed,
+    UpdateRejected,
+    UpdateTimeout,
+)
+from .timeline import reported_error, update_outcome
+
+if TYPE_CHECKING:
+    from azure.iot.hub import IoTHubRegistryManager
+    from azure.iot.hub.models import Twin
+    from requests import Response
+
+CODE_SUPERSEDED: Final = "superseded"
+"""Error code of an update whose place in the twin another update has taken."""
+
+# Names and numbers of IoT Hub's error codes: learn.microsoft.com, "Understand and resolve Azure
+# IoT Hub errors". A response carries one or the other.
+_CODES: Final = {
+    "InvalidProtocolVersion": 400001,
+    "InvalidOperation": 400003,
+    "ArgumentInvalid": 400004,
+    "ArgumentNull": 400005,
+    "IotHubFormatError": 400006,
+    "DeserializationError": 400012,
+    "IotHubUnauthorizedAccess": 401002,
+    "IotHubUnauthorized": 401003,
+    "IotHubQuotaExceeded": 403002,
+    "DeviceDisabled": 403012,
+    "DeviceMaximumInflightMethodExceeded": 403800,
+    "DeviceNotFound": 404001,
+    "JobNotFound": 404002,
+    "ModuleNotFound": 404010,
+    "DeviceNotOnline": 404103,
+    "ConfigurationNotFound": 404301,
+    "DeviceAlreadyExists": 409001,
+    "JobAlreadyExists": 409104,
+    "ConfigurationAlreadyExists": 409401,
+    "PreconditionFailed": 412001,
+    "MessageTooLarge": 413001,
+    "ThrottlingException": 429001,
+    "ThrottleBacklogLimitExceeded": 429002,
+    "ThrottlingBacklogTimeout": 429003,
+    "ServerError": 500001,
+    "GenericTimeout": 500008,
+    "ServiceUnavailable": 503001,
+    "ServerBusy": 503005,
+    "DeviceUnavailable": 503102,
+    "GatewayTimeout": 504101,
+}
+_ADVICE: Final = {
+    400: "check the arguments of the call",
+    403: "a limit of the hub or of the device is reached; try again later",
+    409: "it exists already; read it first",
+    412: "somebody else changed it meanwhile; read it again, then repeat the change",
+    413: "send less at once",
+    429: "too many requests; wait a few seconds, then try again",
+    501: "the local hub does not know this request; the Azure IoT Hub does",
+}
+
+
+@dataclass(frozen=True)
+class InvokedUpdate:
+    """A firmware update that the device has accepted.
+
+    Attributes:
+        device_id: The device.
+        update_id: The id to watch for in the twin's `firmwareUpdate.updateId`.
+        status: The status of the device's answer.
+        payload: The payload of the device's answer.
+    """
+
+    device_id: str
+    update_id: str
+    status: int
+    payload: Any
+
+
+def invoke_firmware_update(
+    registry: IoTHubRegistryManager,
+    device_id: str,
+    *,
+    package_uri: str = "test.com",
+    update_id: str | None = None,
+    version: str | None = None,
+    response_timeout: int = 60,
+    connect_timeout: int = 0,
+) -> InvokedUpdate:
+    """Invoke the direct method `firmwareUpdate` on a device.
+
+    Args:
+        registry: The service client, for example ``connect_hub().registry``.
+        device_id: The device to update.
+        package_uri: Where the device gets the image; without a scheme, a simulated transfer.
+        update_id: The id of this update; a new one is made when it is None.
+        version: The version that the image brings, where it is known.
+        response_timeout: Seconds to wait for the answer, 5 to 300.
+        connect_timeout: Seconds to wait for an offline device, up to 300. The SDK itself gives up
+            when both together exceed 100 seconds.
+
+    Raises:
+        DeviceNotFound: The hub has no such device, or it is disabled.
+        DeviceOffline: The device is not connected or listens to no direct method.
+        UpdateRejected: The device answered with another status than 200.
+        UpdateTimeout: The device did not answer in time; it may still have begun.
+        FirmwareUpdateError: The hub was not reached or refused the request; see `hub_errors`.
+
+    Example:
+        >>> update = invoke_firmware_update(hub.registry, "device-01")  # doctest: +SKIP
+        >>> wait_for_update(hub.registry, "device-01", update.update_id)  # doctest: +SKIP
+    """
+    update_id = update_id or uuid.uuid4().hex
+    payload = {contract.PACKAGE_URI: package_uri, contract.UPDATE_ID: update_id}
+    if version is not None:
+        payload[contract.VERSION] = version
+    method = CloudToDeviceMethod(
+        method_name=contract.METHOD,
+        payload=payload,
+        response_timeout_in_seconds=response_timeout,
+        connect_timeout_in_seconds=connect_timeout,
+    )
+    with hub_errors(device_id):
+        answer = registry.invoke_device_method(device_id, method)
+    if answer.status != 200:
+        raise _rejection(device_id, answer.status, answer.payload)
+    return InvokedUpdate(device_id, update_id, answer.status, answer.payload)
+
+
+def watch_update(
+    registry: IoTHubRegistryManager,
+    device_id: str,
+    *,
+    update_id: str | None = None,
+    interval: float = 0.5,
+    timeout: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Twin]:
+    """Yield the device twin at once, and again whenever its reported properties have changed.
+
+    Ends with the twin that tells of the end: completed, an error, or rolled back. With an
+    `update_id` no other update's end counts; without one, the first final `firmwareStatus` does.
+
+    The device of Azure's tutorial reports no update id, and tells of its last update until the
+    next download begins: with an `update_id`, an end that the first look shows does not count.
+
+    Args:
+        registry: The service client.
+        device_id: The device to watch.
+        update_id: The id of the update, from `invoke_firmware_update`.
+        interval: Seconds between two reads of the twin.
+        timeout: Seconds after which to give up; None waits for ever.
+        clock: Tells the seconds, for tests.
+        sleep: Waits for seconds, for tests.
+
+    Raises:
+        UpdateTimeout: The update did not end in time.
+        UpdateFailed: Another update has begun; the code is ``superseded``.
+        FirmwareUpdateError: The hub was not reached or refused the request; see `hub_errors`.
+    """
+    deadline = None if timeout is None else clock() + timeout
+    watch = _Watch(device_id, update_id)
+    reported: contract.Json | None = None
+    while True:
+        with hub_errors(device_id):
+            twin = registry.get_twin(device_id)
+        before, reported = reported, _reported(twin)
+        ended = watch.ended(reported)
+        if reported != before:
+            yield twin
+        if ended:
+            return
+        left = math.inf if deadline is None else deadline - clock()
+        if left <= 0:
+            raise _late(device_id, reported)
+        sleep(min(interval, left))
+
+
+def wait_for_update(
+    registry: IoTHubRegistryManager,
+    device_id: str,
+    update_id: str | None = None,
+    *,
+    interval: float = 0.5,
+    timeout: float | None = 300,
+    on_change: Callable[[Twin], object] | None = None,
+) -> Twin:
+    """Wait until an update has completed, and return the device twin of that moment.
+
+    Args:
+        registry: The service client.
+        device_id: The device to watch.
+        update_id: The id of the update; see `watch_update` for what None means.
+        interval: Seconds between two reads of the twin.
+        timeout: Seconds after which to give up; None waits for ever.
+        on_change: Called with the twin at once and after every change.
+
+    Raises:
+        UpdateFailed: The update ended in an error, was rolled back, or another one has begun.
+        UpdateTimeout: The update did not end in time.
+        FirmwareUpdateError: The hub was not reached or refused the request; see `hub_errors`.
+    """
+    twin: Twin = None
+    for twin in watch_update(
+        registry, device_id, update_id=update_id, interval=interval, timeout=timeout
+    ):
+        if on_change:
+            on_change(twin)
+    reported = _reported(twin)
+    if update_outcome(reported) != contract.COMPLETED:
+        raise _failure(device_id, reported)
+    return twin
+
+
+@contextmanager
+def hub_errors(device_id: str) -> Iterator[None]:
+    """Turn the errors of SDK calls about one device into this kit's.
+
+    Raises:
+        DeviceNotFound: 404001, or 404 without a code.
+        DeviceOffline: 404103.
+        UpdateTimeout: 504, or no response within the SDK's own time limit.
+        HubUnauthorized: 401.
+        HubRequestError: Any other HTTP error.
+        HubUnavailable: No response at all, or only server errors after the SDK's retries.
+
+    Example:
+        >>> with hub_errors("device-01"):  # doctest: +SKIP
+        ...     twin = registry.get_twin("device-01")
+    """
+    try:
+        yield
+    except HttpOperationError as error:
+        raise _refusal(device_id, error.response) from error
+    except ClientRequestError as error:
+        raise _no_response(device_id, error.inner_exception) from error
+    except OSError as error:  # the SDK lets a missing CA file through as it is
+        raise _no_response(device_id, error) from error
+
+
+def error_code(response: Response) -> int | None:
+    """Read IoT Hub's error code, for example 404103, or None where there is none.
+
+    The hub writes bodies of two shapes: with a name in the message (``ErrorCode:DeviceNotFound;…``)
+    or with JSON inside it. The prose differs between versions, so it is not read.
+    """
+    try:
+        message = json.loads(response.text)["Message"]
+    except (ValueError, TypeError, KeyError):
+        message = None
+    return _code_in(message) or _as_code(response.headers.get("iothub-errorcode"))
+
+
+def _code_in(message: object) -> int | None:
+    if not isinstance(message, str):
+        return None
+    try:
+        return _as_code(json.loads(message)["errorCode"])
+    except (ValueError, TypeError, KeyError):
+        return _as_code(message.removeprefix("ErrorCode:").partition(";")[0])
+
+
+def _as_code(text: object) -> int | None:
+    number = str(text).strip()
+    if number.isascii() and number.isdigit() and len(number) == 6:
+        return int(number)
+    return _CODES.get(number)
+
+
+def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
+    status, code = response.status_code, error_code(response)
+    if code == _CODES["DeviceNotOnline"]:
+        return DeviceOffline(
+            device_id,
+            f"Device {device_id} is not connected, or listens to no direct method. "
+            "Start the device, wait until it reports standBy, then try again.",
+        )
+    if code == _CODES["DeviceNotFound"] or (status == 404 and code is None):
+        return DeviceNotFound(
+            device_id,
+            f"The hub has no device {device_id}, or it is disabled. "
+            "Check the spelling, or create the device first.",
+        )
+    if status == 504:
+        return _no_answer(device_id)
+    if status == 401:
+        return HubUnauthorized(
+            "The hub refused the service's credentials. Check that the connection string is of "
+            "this hub, that its policy permits service connect, and that the clock here is right."
+        )
+    advice = _ADVICE.get(status, "try again later")
+    message = f"The hub refused a request about device {device_id} with {code or status}: {advice}."
+    return HubRequestError(message, status=status, code=code)
+
+
+def _no_answer(device_id: str) -> UpdateTimeout:
+    return UpdateTimeout(
+        device_id,
+        f"Device {device_id} did not answer in time. It may have begun the update all the same: "
+        "look at its twin before you invoke the method again.",
+    )
+
+
+def _no_response(device_id: str, cause: Exception | None) -> FirmwareUpdateError:
+    # The SDK repeats reads that time out, and reports those otherwise: this was a direct method.
+    if isinstance(cause, ReadTimeout):
+        return _no_answer(device_id)
+    what = "does not answer, or with server errors only"
+    if isinstance(cause, SSLError):
+        what = "shows a certificate that this client does not trust"
+    return HubUnavailable(
+        f"The hub {what}. Check that it runs and that the network leads to it; "
+        "for the local hub, run the notebook's set-up cell again."
+    )
+
+
+def _rejection(device_id: str, status: int, payload: Any) -> UpdateRejected:
+    reasons = {
+        400: "it found no usable package URI in the payload; correct the URI",
+        404: f"it has no direct method {contract.METHOD}; start a device that has one",
+        409: "an update is running already; wait for its end",
+    }
+    reason = reasons.get(status, "see the payload of its answer")
+    message = f"Device {device_id} refused the update with status {status}: {reason}."
+    return UpdateRejected(device_id, message, status=status, payload=payload)
+
+
+def _late(device_id: str, reported: contract.Json) -> UpdateTimeout:
+    status = reported.get(contract.STATUS, "no status")
+    return UpdateTimeout(
+        device_id,
+        f"The update of {device_id} did not end in the time that was given; the device last "
+        f"reported {status}. Check that the device runs, or wait longer.",
+    )
+
+
+def _failure(device_id: str, reported: contract.Json) -> UpdateFailed:
+    outcome, error = update_outcome(reported), reported_error(reported)
+    code = error.code if error else str(outcome)
+    happened = "was rolled back" if outcome == contract.ROLLED_BACK else "failed"
+    message = f"The update of {device_id} {happened}: {code}."
+    message += f" {error.message}" if error and error.message else ""
+    return UpdateFailed(
+        device_id, f"{message} Remove the cause, then invoke the update again.", code=code
+    )
+
+
+def _superseded(device_id: str, update_id: str) -> UpdateFailed:
+    return UpdateFailed(
+        device_id,
+        f"Another update has begun on {device_id}, so the twin no longer tells of {update_id}. "
+        "Watch the newer update, or invoke yours again after it.",
+        code=CODE_SUPERSEDED,
+    )
+
+
+def _reported(twin: Twin) -> contract.Json:
+    return dict((twin.properties and twin.properties.reported) or {})
+
+
+class _Watch:
+    """Decides, from one look at the reported properties to the next, whether an update ended."""
+
+    def __init__(self, device_id: str, update_id: str | None) -> None:
+        self.device_id, self.update_id = device_id, update_id
+        self.first: contract.Json | None = None
+        self.seen = False
+
+    def ended(self, reported: contract.Json) -> bool:
+        if self.first is None:
+            self.first = reported
+        update = reported.get(contract.UPDATE)
+        current = update.get(contract.UPDATE_ID) if isinstance(update, Mapping) else None
+        if self.update_id is None:
+            return self._any_ended(reported, self.first)
+        if current is None:
+            return _final(reported) and _moved(reported, self.first)
+        if current == self.update_id:
+            self.seen = True
+            return update_outcome(reported) is not None
+        if self.seen:
+            raise _superseded(self.device_id, self.update_id)
+        return False
+
+    @staticmethod
+    def _any_ended(reported: contract.Json, first: contract.Json) -> bool:
+        ended_meanwhile = update_outcome(first) is None and update_outcome(reported) is not None
+        return _final(reported) or ended_meanwhile
+
+
+def _final(reported: contract.Json) -> bool:
+    return reported.get(contract.STATUS) in contract.FINAL_STATUSES
+
+
+def _moved(reported: contract.Json, first: contract.Json) -> bool:
+    keys = (contract.STATUS, contract.DOWNLOAD_COMPLETE, contract.LAST_UPDATE)
+    return any(reported.get(key) != first.get(key) for key in keys)

@@ -1,0 +1,118 @@
+"""What several tests need: a local hub as a process, and SDK clients that trust it."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
+
+Json = dict[str, Any]
+
+
+def free_loopback_address() -> str:
+    """Return a loopback address whose MQTT port is free: each hub in the tests has its own."""
+    while True:
+        address = "127." + ".".join(str(random.randint(1, 250)) for _ in range(3))
+        with socket.socket() as probe:
+            try:
+                probe.bind((address, 8883))
+            except OSError:
+                continue
+            return address
+
+
+class HubProcess:
+    """``python -m fwupdate_helpers.localhub run`` as a child process.
+
+    Attributes:
+        ready: The JSON line that it printed.
+    """
+
+    def __init__(self, state_dir: Path, *arguments: str) -> None:
+        self.state_dir = state_dir
+        self._arguments = ["--host", free_loopback_address(), *arguments]
+        self.ready: Json = {}
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> Json:
+        """Start the hub and wait until it is ready."""
+        command = [sys.executable, "-m", "fwupdate_helpers.localhub", "run"]
+        self._process = subprocess.Popen(
+            [*command, "--state-dir", str(self.state_dir), *self._arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise AssertionError(f"the hub did not start: {self._process.communicate()[1]}")
+        self.ready = json.loads(line)
+        return self.ready
+
+    def stop(self) -> str:
+        """End the hub with SIGTERM; return what it wrote to stderr."""
+        return self._end(self._process.terminate) if self._process else ""
+
+    def kill(self) -> None:
+        """End the hub with SIGKILL, as a crash would."""
+        if self._process:
+            self._end(self._process.kill)
+
+    def _end(self, how: Any) -> str:
+        process, self._process = self._process, None
+        assert process is not None
+        how()
+        return process.communicate(timeout=20)[1]
+
+    def __enter__(self) -> HubProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    @property
+    def connection_string(self) -> str:
+        """The service connection string of the policy iothubowner."""
+        return str(self.ready["connection_string"])
+
+    @property
+    def ca_file(self) -> str:
+        """The CA that clients must trust."""
+        return str(self.ready["ca_file"])
+
+    @property
+    def device_options(self) -> Json:
+        """Keyword arguments for IoTHubDeviceClient."""
+        return {"server_verification_cert": Path(self.ca_file).read_text(encoding="ascii")}
+
+    def registry(self) -> IoTHubRegistryManager:
+        """Return a registry manager that trusts this hub."""
+        return self._trusting(IoTHubRegistryManager(self.connection_string))
+
+    def jobs(self) -> IoTHubJobManager:
+        """Return a job manager that trusts this hub."""
+        return self._trusting(IoTHubJobManager(self.connection_string))
+
+    def configurations(self) -> IoTHubConfigurationManager:
+        """Return a configuration manager that trusts this hub."""
+        return self._trusting(IoTHubConfigurationManager(self.connection_string))
+
+    def _trusting(self, manager: Any) -> Any:
+        manager.protocol.config.connection.verify = self.ca_file
+        manager.protocol.config.keep_alive = True
+        return manager
+
+
+def device_connection_string(hub: HubProcess, device_id: str) -> str:
+    """Create a device identity and return its connection string."""
+    device = hub.registry().create_device_with_sas(device_id, None, None, "enabled")
+    key = device.authentication.symmetric_key.primary_key
+    return f"HostName={hub.ready['device_host']};DeviceId={device_id};SharedAccessKey={key}"
