@@ -21,8 +21,7 @@ DEMO_FILES := build/02_firmware_update.html build/timeline.png
 # and certificates that people have set for it. Compiling on all cores afterwards is faster than pip's own
 # compiling, and does not leave it to the first import (where PYTHONDONTWRITEBYTECODE is set, to every one).
 PIP := PIP_USER=0 $(PY) -m pip --disable-pip-version-check --no-input
-PIP_INSTALL := $(PIP) install --quiet --no-compile -c constraints.txt
-COMPILE := $(PY) -m compileall -qq -j 0 -x '/(tests|mypy|pip)/' $(VENV)/lib
+COMPILE := $(PY) -m compileall -qq -j 0 -x '/(tests|mypy)/' $(VENV)/lib
 
 IN_RANGE := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 SERIES := import sys; print("%d.%d" % sys.version_info[:2])
@@ -91,8 +90,8 @@ $(READY): pyproject.toml constraints.txt $(REBUILD)
 	  echo "Updating $(VENV): pyproject.toml or constraints.txt has changed."; \
 	fi; \
 	rm -f $(READY); \
-	$(PIP_INSTALL) 'pip>=25.1'; \
-	$(PIP_INSTALL) -e . --group dev; \
+	$(PIP) install --quiet -c constraints.txt 'pip>=25.1'; \
+	$(PIP) install --quiet --no-compile -c constraints.txt -e . --group dev; \
 	$(COMPILE) || true; \
 	printf '%s\n' '$(CURDIR)' > $(READY)
 

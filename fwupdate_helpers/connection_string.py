@@ -107,7 +107,5 @@ def _missing(part: str, parts: dict[str, str], example: str) -> str:
             f"policy: {example}"
         )
     if part == "DeviceId" and "SharedAccessKeyName" in parts:
-        return (
-            "This is the connection string of a service. A device needs its own: " + example
-        )
+        return "This is the connection string of a service. A device needs its own: " + example
     return f"The connection string has no {part}. Expected: {example}"

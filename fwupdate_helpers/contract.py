@@ -9,6 +9,9 @@ Nothing here does any I/O or asks for the time: times come in as ``datetime`` an
 
 from __future__ import annotations
 
+import re
+import uuid
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
 
@@ -100,7 +103,7 @@ def opening_patch(update_id: str, now: datetime, version: str | None = None) -> 
         now: The device's clock.
         version: The version that the image brings, where it is known.
     """
-    stages: Json = {stage: None for stage in STAGES}
+    stages: Json = dict.fromkeys(STAGES)
     stages[WAITING] = {STARTED_AT: to_wire(now), ENDED_AT: None}
     return {
         **stand_by_patch(now),
@@ -182,3 +185,49 @@ def open_stage(reported: Json) -> str | None:
         if STARTED_AT in times and ENDED_AT not in times:
             return stage
     return None
+
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+@dataclass(frozen=True)
+class UpdateOrder:
+    """What a service asks for with the direct method.
+
+    Attributes:
+        package_uri: Where the image is.
+        update_id: The service's id of this update; the device makes one when there is none.
+        version: The version of the image, where the service tells it.
+    """
+
+    package_uri: str
+    update_id: str
+    version: str | None
+
+    @classmethod
+    def from_payload(cls, payload: Any) -> UpdateOrder:
+        """Read the method's payload; raise `ValueError` with a sentence when it is not usable."""
+        if not isinstance(payload, dict):
+            raise ValueError(f"The payload must be an object with {PACKAGE_URI!r}.")
+        uri = _text(payload, PACKAGE_URI, 2048)
+        if uri is None:
+            raise ValueError(f"The payload needs {PACKAGE_URI!r}: where the image is.")
+        if _SCHEME.match(uri):
+            raise ValueError(
+                "This device downloads nothing yet: give a name without a scheme, such as "
+                "'test.com', and the transfer is simulated."
+            )
+        update_id = _text(payload, UPDATE_ID, 128) or uuid.uuid4().hex
+        return cls(uri, update_id, _text(payload, VERSION, 64))
+
+
+def _text(payload: Json, name: str, longest: int) -> str | None:
+    value = payload.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip() or _CONTROL.search(value):
+        raise ValueError(f"{name!r} must be a text that is not empty.")
+    if len(value) > longest:
+        raise ValueError(f"{name!r} may have {longest} characters at most.")
+    return value.strip()

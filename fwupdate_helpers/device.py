@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
-import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fwupdate_helpers import contract
-from fwupdate_helpers.connection_string import Secret, read_device_string
+from fwupdate_helpers.connection_string import Secret, mask, read_device_string
 from fwupdate_helpers.errors import (
     DeviceIdInUse,
     FirmwareUpdateError,
     HubUnauthorized,
     HubUnavailable,
 )
+from fwupdate_helpers.events import EventLog
 
 if TYPE_CHECKING:
     from azure.iot.device import MethodRequest
@@ -47,74 +45,6 @@ logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
 
 _running: dict[str, SimulatedDevice] = {}
 _running_lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class DeviceEvent:
-    """Something that happened on the device.
-
-    Attributes:
-        at: The device's clock, UTC.
-        kind: One word, for example ``connected``, ``reported``, ``downloading`` or ``error``.
-        text: What a person reads.
-    """
-
-    at: datetime
-    kind: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.at:%H:%M:%S} {self.text}"
-
-
-class EventLog:
-    """The last events of a device, readable and awaitable from any thread."""
-
-    def __init__(self, size: int = 1000) -> None:
-        self._events: deque[DeviceEvent] = deque(maxlen=size)
-        self._count = 0
-        self._changed = threading.Condition()
-
-    def __iter__(self) -> Iterator[DeviceEvent]:
-        with self._changed:
-            return iter(list(self._events))
-
-    def __len__(self) -> int:
-        return len(self._events)
-
-    def __repr__(self) -> str:
-        return "\n".join(map(str, self))
-
-    def add(self, kind: str, text: str) -> None:
-        """Note an event."""
-        with self._changed:
-            self._events.append(DeviceEvent(datetime.now(timezone.utc), kind, text))
-            self._count += 1
-            self._changed.notify_all()
-
-    def wait_for(self, kind: str, *, timeout: float | None = None) -> DeviceEvent | None:
-        """Wait until an event of this kind is in the log; None when there is none in time."""
-
-        def found() -> DeviceEvent | None:
-            return next((event for event in self._events if event.kind == kind), None)
-
-        with self._changed:
-            return self._changed.wait_for(found, timeout)
-
-    def follow(self, *, until: str) -> Iterator[DeviceEvent]:
-        """Yield every event, those so far and those to come, up to the first of kind `until`."""
-        seen = 0
-        while True:
-            with self._changed:
-                # A time limit, because on Windows an endless wait cannot be interrupted by Ctrl-C.
-                while self._count == seen:
-                    self._changed.wait(0.2)
-                new = list(self._events)[-(self._count - seen) :]
-                seen = self._count
-            for event in new:
-                yield event
-                if event.kind == until:
-                    return
 
 
 class SimulatedDevice:
@@ -145,6 +75,7 @@ class SimulatedDevice:
         self.events = EventLog()
         self.error: FirmwareUpdateError | None = None
         self._connection_string = Secret(connection_string)
+        self._key = mask(connection_string)  # the same hub and the same device id
         self._stage_seconds = stage_seconds
         self._device_options = device_options
         self._thread: threading.Thread | None = None
@@ -179,10 +110,10 @@ class SimulatedDevice:
         with _running_lock:
             if self.is_running:
                 return self
-            older = _running.get(self.device_id)
+            older = _running.get(self._key)
             if older is not None:
                 older.stop()
-            _running[self.device_id] = self
+            _running[self._key] = self
             self.error = None
             self._evictions.clear()
             self._started.clear()
@@ -191,10 +122,13 @@ class SimulatedDevice:
             )
             self._thread.start()
         self._started.wait()
-        if self.error is not None:
-            self._thread.join()
-            raise self.error
+        self._raise_failure()
         return self
+
+    def _raise_failure(self) -> None:
+        if self.error is not None:
+            self.stop()
+            raise self.error
 
     def stop(self) -> None:
         """Disconnect and end the background thread; harmless when it does not run."""
@@ -219,8 +153,8 @@ class SimulatedDevice:
             asyncio.run(self._main())
         finally:
             self._loop = None
-            if _running.get(self.device_id) is self:
-                del _running[self.device_id]
+            if _running.get(self._key) is self:
+                del _running[self._key]
             self.events.add("stopped", "The device has stopped.")
             self._started.set()
 
@@ -356,7 +290,7 @@ class SimulatedDevice:
         if self._busy:
             return 409, _refusal("busy", "A firmware update is already running.")
         try:
-            order = UpdateOrder.from_payload(request.payload)
+            order = contract.UpdateOrder.from_payload(request.payload)
         except ValueError as error:
             return 400, _refusal("badRequest", str(error))
         self._busy = True
@@ -371,14 +305,14 @@ class SimulatedDevice:
 
     # -- the update ---------------------------------------------------------------------------
 
-    async def _open(self, order: UpdateOrder) -> None:
+    async def _open(self, order: contract.UpdateOrder) -> None:
         self.events.add("starting", "Starting firmware update.")
         self._stage = contract.WAITING
         # Acknowledged before the method is answered: whoever reads the twin after the answer
         # must not take the end of the last update for the end of this one.
         await self._report(contract.opening_patch(order.update_id, _now(), order.version))
 
-    async def _run_update(self, order: UpdateOrder) -> None:
+    async def _run_update(self, order: contract.UpdateOrder) -> None:
         try:
             await self._walk(order)
         except Exception as error:
@@ -390,7 +324,7 @@ class SimulatedDevice:
         finally:
             self._busy = False
 
-    async def _walk(self, order: UpdateOrder) -> None:
+    async def _walk(self, order: contract.UpdateOrder) -> None:
         await asyncio.sleep(self._stage_seconds)
 
         self._stage = contract.DOWNLOADING
@@ -440,52 +374,6 @@ class SimulatedDevice:
                 return await asyncio.wait_for(call(), CALL_SECONDS)
             except asyncio.TimeoutError:
                 self.events.add("retry", "The hub did not answer a twin request; asking again.")
-
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-
-@dataclass(frozen=True)
-class UpdateOrder:
-    """What a service asks for with the direct method.
-
-    Attributes:
-        package_uri: Where the image is.
-        update_id: The service's id of this update; the device makes one when there is none.
-        version: The version of the image, where the service tells it.
-    """
-
-    package_uri: str
-    update_id: str
-    version: str | None
-
-    @classmethod
-    def from_payload(cls, payload: Any) -> UpdateOrder:
-        """Read the method's payload; raise `ValueError` with a sentence when it is not usable."""
-        if not isinstance(payload, dict):
-            raise ValueError(f"The payload must be an object with {contract.PACKAGE_URI!r}.")
-        uri = _text(payload, contract.PACKAGE_URI, 2048)
-        if uri is None:
-            raise ValueError(f"The payload needs {contract.PACKAGE_URI!r}: where the image is.")
-        if _SCHEME.match(uri):
-            raise ValueError(
-                "This device downloads nothing yet: give a name without a scheme, such as "
-                "'test.com', and the transfer is simulated."
-            )
-        update_id = _text(payload, contract.UPDATE_ID, 128) or uuid.uuid4().hex
-        return cls(uri, update_id, _text(payload, contract.VERSION, 64))
-
-
-def _text(payload: Json, name: str, longest: int) -> str | None:
-    value = payload.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value.strip() or _CONTROL.search(value):
-        raise ValueError(f"{name!r} must be a text that is not empty.")
-    if len(value) > longest:
-        raise ValueError(f"{name!r} may have {longest} characters at most.")
-    return value.strip()
 
 
 def _refusal(code: str, message: str) -> Json:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fwupdate_helpers.connection_string import Secret, read_device_key, read_service_string
-from fwupdate_helpers.errors import HubUnavailable, InvalidConnectionString
-
-from fwupdate_helpers.service import hub_errors
+from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable, InvalidConnectionString
+from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
@@ -104,7 +103,7 @@ class Hub:
 
     @cached_property
     def registry(self) -> IoTHubRegistryManager:
-        """The SDK's service client, which reads and writes identities and twins and calls methods."""
+        """The SDK's service client: identities, twins and direct methods."""
         from azure.iot.hub import IoTHubRegistryManager
 
         registry = IoTHubRegistryManager.from_connection_string(self._connection_string)
@@ -113,6 +112,7 @@ class Hub:
         config.keep_alive = True
         if self._ca_file is not None:
             config.connection.verify = str(self._ca_file)
+        if self.host_name.startswith("127."):
             # A proxy of the network cannot reach this machine's loopback addresses.
             config.proxies.use_env_settings = False
         return registry
@@ -167,6 +167,19 @@ class Hub:
             # Somebody else was faster; theirs is as good.
             return self.registry.get_device(device_id)
 
+    def delete_device(self, device_id: str) -> None:
+        """Delete a device identity with its twin; harmless when there is none.
+
+        Raises:
+            HubUnauthorized: The hub refuses the connection string of this `Hub`.
+            HubUnavailable: The hub does not answer.
+        """
+        try:
+            with hub_errors(device_id):
+                self.registry.delete_device(device_id)
+        except DeviceNotFound:
+            return
+
     def release_on_close(self, lease: Path) -> None:
         """Delete `lease` when this object is closed or collected, at the latest at exit."""
         self._release = weakref.finalize(self, _delete, lease)
@@ -184,6 +197,11 @@ class Hub:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    @property
+    def masked_connection_string(self) -> str:
+        """The service's connection string with its key masked."""
+        return str(self._connection_string)
 
     @property
     def _description(self) -> str:

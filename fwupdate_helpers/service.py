@@ -6,84 +6,30 @@ the SDK's, which keep IoT Hub's error code hidden in the body of the response.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from azure.iot.hub.models import CloudToDeviceMethod
-from msrest.exceptions import ClientRequestError, HttpOperationError
-from requests.exceptions import ReadTimeout, SSLError
 
-from . import contract
-from .errors import (
-    DeviceNotFound,
-    DeviceOffline,
-    FirmwareUpdateError,
-    HubRequestError,
-    HubUnauthorized,
-    HubUnavailable,
+from fwupdate_helpers import contract
+from fwupdate_helpers.errors import (
     UpdateFailed,
     UpdateRejected,
     UpdateTimeout,
 )
-from .timeline import reported_error, update_outcome
+from fwupdate_helpers.reported import reported_error, update_outcome
+from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
     from azure.iot.hub.models import Twin
-    from requests import Response
 
 CODE_SUPERSEDED: Final = "superseded"
 """Error code of an update whose place in the twin another update has taken."""
-
-# Names and numbers of IoT Hub's error codes: learn.microsoft.com, "Understand and resolve Azure
-# IoT Hub errors". A response carries one or the other.
-_CODES: Final = {
-    "InvalidProtocolVersion": 400001,
-    "InvalidOperation": 400003,
-    "ArgumentInvalid": 400004,
-    "ArgumentNull": 400005,
-    "IotHubFormatError": 400006,
-    "DeserializationError": 400012,
-    "IotHubUnauthorizedAccess": 401002,
-    "IotHubUnauthorized": 401003,
-    "IotHubQuotaExceeded": 403002,
-    "DeviceDisabled": 403012,
-    "DeviceMaximumInflightMethodExceeded": 403800,
-    "DeviceNotFound": 404001,
-    "JobNotFound": 404002,
-    "ModuleNotFound": 404010,
-    "DeviceNotOnline": 404103,
-    "ConfigurationNotFound": 404301,
-    "DeviceAlreadyExists": 409001,
-    "JobAlreadyExists": 409104,
-    "ConfigurationAlreadyExists": 409401,
-    "PreconditionFailed": 412001,
-    "MessageTooLarge": 413001,
-    "ThrottlingException": 429001,
-    "ThrottleBacklogLimitExceeded": 429002,
-    "ThrottlingBacklogTimeout": 429003,
-    "ServerError": 500001,
-    "GenericTimeout": 500008,
-    "ServiceUnavailable": 503001,
-    "ServerBusy": 503005,
-    "DeviceUnavailable": 503102,
-    "GatewayTimeout": 504101,
-}
-_ADVICE: Final = {
-    400: "check the arguments of the call",
-    403: "a limit of the hub or of the device is reached; try again later",
-    409: "it exists already; read it first",
-    412: "somebody else changed it meanwhile; read it again, then repeat the change",
-    413: "send less at once",
-    429: "too many requests; wait a few seconds, then try again",
-    501: "the local hub does not know this request; the Azure IoT Hub does",
-}
 
 
 @dataclass(frozen=True)
@@ -233,111 +179,29 @@ def wait_for_update(
     ):
         if on_change:
             on_change(twin)
-    reported = _reported(twin)
-    if update_outcome(reported) != contract.COMPLETED:
-        raise _failure(device_id, reported)
+    failure = update_failure(device_id, _reported(twin))
+    if failure:
+        raise failure
     return twin
 
 
-@contextmanager
-def hub_errors(device_id: str) -> Iterator[None]:
-    """Turn the errors of SDK calls about one device into this kit's.
+def update_failure(device_id: str, reported: contract.Json) -> UpdateFailed | None:
+    """Return the error that tells how the update failed; None when it completed or still runs.
 
-    Raises:
-        DeviceNotFound: 404001, or 404 without a code.
-        DeviceOffline: 404103.
-        UpdateTimeout: 504, or no response within the SDK's own time limit.
-        HubUnauthorized: 401.
-        HubRequestError: Any other HTTP error.
-        HubUnavailable: No response at all, or only server errors after the SDK's retries.
-
-    Example:
-        >>> with hub_errors("device-01"):  # doctest: +SKIP
-        ...     twin = registry.get_twin("device-01")
+    Args:
+        device_id: The device.
+        reported: The reported properties of its twin.
     """
-    try:
-        yield
-    except HttpOperationError as error:
-        raise _refusal(device_id, error.response) from error
-    except ClientRequestError as error:
-        raise _no_response(device_id, error.inner_exception) from error
-    except OSError as error:  # the SDK lets a missing CA file through as it is
-        raise _no_response(device_id, error) from error
-
-
-def error_code(response: Response) -> int | None:
-    """Read IoT Hub's error code, for example 404103, or None where there is none.
-
-    The hub writes bodies of two shapes: with a name in the message (``ErrorCode:DeviceNotFound;…``)
-    or with JSON inside it. The prose differs between versions, so it is not read.
-    """
-    try:
-        message = json.loads(response.text)["Message"]
-    except (ValueError, TypeError, KeyError):
-        message = None
-    return _code_in(message) or _as_code(response.headers.get("iothub-errorcode"))
-
-
-def _code_in(message: object) -> int | None:
-    if not isinstance(message, str):
+    outcome, error = update_outcome(reported), reported_error(reported)
+    if outcome in (None, contract.COMPLETED):
         return None
-    try:
-        return _as_code(json.loads(message)["errorCode"])
-    except (ValueError, TypeError, KeyError):
-        return _as_code(message.removeprefix("ErrorCode:").partition(";")[0])
-
-
-def _as_code(text: object) -> int | None:
-    number = str(text).strip()
-    if number.isascii() and number.isdigit() and len(number) == 6:
-        return int(number)
-    return _CODES.get(number)
-
-
-def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
-    status, code = response.status_code, error_code(response)
-    if code == _CODES["DeviceNotOnline"]:
-        return DeviceOffline(
-            device_id,
-            f"Device {device_id} is not connected, or listens to no direct method. "
-            "Start the device, wait until it reports standBy, then try again.",
-        )
-    if code == _CODES["DeviceNotFound"] or (status == 404 and code is None):
-        return DeviceNotFound(
-            device_id,
-            f"The hub has no device {device_id}, or it is disabled. "
-            "Check the spelling, or create the device first.",
-        )
-    if status == 504:
-        return _no_answer(device_id)
-    if status == 401:
-        return HubUnauthorized(
-            "The hub refused the service's credentials. Check that the connection string is of "
-            "this hub, that its policy permits service connect, and that the clock here is right."
-        )
-    advice = _ADVICE.get(status, "try again later")
-    message = f"The hub refused a request about device {device_id} with {code or status}: {advice}."
-    return HubRequestError(message, status=status, code=code)
-
-
-def _no_answer(device_id: str) -> UpdateTimeout:
-    return UpdateTimeout(
+    code = error.code if error else str(outcome)
+    happened = "was rolled back" if outcome == contract.ROLLED_BACK else "failed"
+    why = f" {error.message}" if error and error.message else ""
+    return UpdateFailed(
         device_id,
-        f"Device {device_id} did not answer in time. It may have begun the update all the same: "
-        "look at its twin before you invoke the method again.",
-    )
-
-
-def _no_response(device_id: str, cause: Exception | None) -> FirmwareUpdateError:
-    # The SDK repeats reads that time out, and reports those otherwise: this was a direct method.
-    if isinstance(cause, ReadTimeout):
-        return _no_answer(device_id)
-    what = "does not answer, or with server errors only"
-    if isinstance(cause, SSLError):
-        what = "shows a certificate that this client does not trust"
-    return HubUnavailable(
-        f"The hub {what}. Check that it runs and that the network leads to it; "
-        "for the local hub, run the notebook's set-up cell again."
+        f"The update of {device_id} {happened}: {code}.{why} Remove the cause, then update again.",
+        code=code,
     )
 
 
@@ -358,17 +222,6 @@ def _late(device_id: str, reported: contract.Json) -> UpdateTimeout:
         device_id,
         f"The update of {device_id} did not end in the time that was given; the device last "
         f"reported {status}. Check that the device runs, or wait longer.",
-    )
-
-
-def _failure(device_id: str, reported: contract.Json) -> UpdateFailed:
-    outcome, error = update_outcome(reported), reported_error(reported)
-    code = error.code if error else str(outcome)
-    happened = "was rolled back" if outcome == contract.ROLLED_BACK else "failed"
-    message = f"The update of {device_id} {happened}: {code}."
-    message += f" {error.message}" if error and error.message else ""
-    return UpdateFailed(
-        device_id, f"{message} Remove the cause, then invoke the update again.", code=code
     )
 
 

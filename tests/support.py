@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 import subprocess
@@ -25,6 +26,34 @@ def free_loopback_address() -> str:
             except OSError:
                 continue
             return address
+
+
+def localhub(
+    command: str, state_dir: Path, *arguments: str, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m fwupdate_helpers.localhub`` to its end, as a user in a terminal does."""
+    return subprocess.run(
+        [sys.executable, "-m", "fwupdate_helpers.localhub", command, *arguments],
+        env={**os.environ, "FWUPDATE_STATE_DIR": str(state_dir)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def run_python(code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start Python code in a process and session of its own, with pipes to it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
 
 
 class HubProcess:
@@ -55,6 +84,12 @@ class HubProcess:
             raise AssertionError(f"the hub did not start: {self._process.communicate()[1]}")
         self.ready = json.loads(line)
         return self.ready
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        """The process, which must run."""
+        assert self._process is not None
+        return self._process
 
     def stop(self) -> str:
         """End the hub with SIGTERM; return what it wrote to stderr."""

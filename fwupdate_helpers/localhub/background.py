@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +37,8 @@ _POLL: Final = 0.02
 # Ends at once, so that the hub has no parent: on Windows a kernel restart kills the kernel's
 # children, and on POSIX a dead child of the kernel would stay as a zombie.
 _LAUNCHER: Final = """
-import subprocess, sys
+import os, subprocess, sys
+os.umask(0o077)
 flags = {"start_new_session": True}
 if sys.platform == "win32":
     flags = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
@@ -74,10 +77,11 @@ def ensure_running(state: StateDir, *, idle_timeout: float = IDLE_TIMEOUT) -> Ru
     Raises:
         LocalHubError: It cannot start; the message tells what to do.
     """
-    state.prepare()
     with _starting(state):
         if (found := find(state)) is not None:
             return found
+        if _is_locked(state):
+            raise _unreachable(state)
         _launch(state, idle_timeout)
         found = find(state)
     if found is None:
@@ -87,8 +91,7 @@ def ensure_running(state: StateDir, *, idle_timeout: float = IDLE_TIMEOUT) -> Ru
 
 def find(state: StateDir) -> RunningHub | None:
     """Return the hub that runs with this folder, or None when there is none that answers."""
-    running = read_json(state.running_file)
-    if running is None or not _is_locked(state):
+    if not _is_locked(state):
         return None
     try:
         about = request(state, "GET", "/$localhub/status")
@@ -156,12 +159,27 @@ def request(state: StateDir, method: str, path: str) -> Json:
         connection.close()
 
 
-def _starting(state: StateDir) -> FileLock:
-    return FileLock(state.start_lock, timeout=_START_TIMEOUT + _STOP_TIMEOUT)
+@contextmanager
+def _starting(state: StateDir) -> Iterator[None]:
+    state.prepare()
+    lock = FileLock(state.start_lock, timeout=_START_TIMEOUT + _STOP_TIMEOUT, mode=0o600)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise LocalHubError(
+            f"Another process has been starting or stopping the local hub of {state.path} for "
+            f"{lock.timeout:.0f} s. End it, then try again."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_locked(state: StateDir) -> bool:
-    lock = FileLock(state.hub_lock)
+    if not state.hub_lock.exists():
+        return False
+    lock = FileLock(state.hub_lock, mode=0o600)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -175,11 +193,10 @@ def _launch(state: StateDir, idle_timeout: float) -> None:
     state.running_file.unlink(missing_ok=True)
     hub = [sys.executable, "-m", "fwupdate_helpers.localhub", "run", "--background"]
     hub += ["--state-dir", str(state.path), "--idle-timeout", str(idle_timeout)]
-    launched = subprocess.run(  # noqa: S603
+    launched = subprocess.run(
         [sys.executable, "-I", "-c", _LAUNCHER, str(state.error_file), *hub],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         env=_hub_environment(),
         cwd=state.path,
         text=True,
@@ -229,10 +246,7 @@ def _stop(state: StateDir) -> bool:
     try:
         request(state, "POST", "/$localhub/stop")
     except (LocalHubError, OSError) as error:
-        raise LocalHubError(
-            f"A local hub holds {state.path} and does not answer. End its process "
-            f"({(read_json(state.running_file) or {}).get('pid', 'pid unknown')}) by hand."
-        ) from error
+        raise _unreachable(state) from error
     deadline = time.monotonic() + _STOP_TIMEOUT
     while _is_locked(state):
         if time.monotonic() > deadline:
@@ -243,7 +257,14 @@ def _stop(state: StateDir) -> bool:
     return True
 
 
+def _unreachable(state: StateDir) -> LocalHubError:
+    pid = (read_json(state.running_file) or {}).get("pid", "see hub.json")
+    return LocalHubError(
+        f"A local hub holds {state.path} and does not answer. End its process ({pid}) by hand, "
+        "then try again."
+    )
+
+
 def report_failure(state: StateDir, message: str) -> None:
     """Leave the reason of a failed start for the process that waits for it."""
     write_json(state.failure_file, {"message": message})
-

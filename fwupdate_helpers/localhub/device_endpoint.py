@@ -416,9 +416,7 @@ class DeviceConnection(asyncio.Protocol):
         status = path[len(_METHOD_ANSWER) :].rstrip("/")
         if not re.fullmatch(r"-?[0-9]{1,10}", status):
             raise ProtocolViolation("a method answer without a status")
-        self._endpoint.methods.answer(
-            self.device_id, query.get("$rid", ""), int(status), payload
-        )
+        self._endpoint.methods.answer(self.device_id, query.get("$rid", ""), int(status), payload)
 
 
 def _read_query(query: str) -> dict[str, str]:

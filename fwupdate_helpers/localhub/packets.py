@@ -59,7 +59,7 @@ class PacketDecoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Packet]:
-        """Yield the packets that `data` completes; raise `ProtocolViolation` at the first bad one."""
+        """Yield the packets that `data` completes; a bad one raises `ProtocolViolation`."""
         self._buffer += data
         while (length := self._packet_length()) is not None and length <= len(self._buffer):
             raw = bytes(self._buffer[:length])
@@ -136,7 +136,8 @@ def _check_connect(packet: ConnectPacket) -> None:
         payload.client_id = ""
     if header.reserved_flag or (header.password_flag and not header.username_flag):
         raise ProtocolViolation("CONNECT flags [3.1.2-3, 3.1.2-22]")
-    if header.will_qos == 3 or (not header.will_flag and (header.will_qos or header.will_retain_flag)):
+    will_settings = header.will_qos or header.will_retain_flag
+    if header.will_qos == 3 or (will_settings and not header.will_flag):
         raise ProtocolViolation("will flags of a CONNECT [3.1.2-13 to 3.1.2-15]")
     announced = [payload.client_id]
     if header.username_flag:
@@ -186,7 +187,7 @@ def _check_unsubscribe(packet: UnsubscribePacket) -> None:
 
 
 def _check_packet_id(packet: Packet) -> None:
-    if not packet.variable_header.packet_id:
+    if packet.variable_header is None or not packet.variable_header.packet_id:
         raise ProtocolViolation("packet id 0 [2.3.1-1]")
 
 
@@ -211,7 +212,9 @@ def connack(return_code: int, *, session_present: bool = False) -> bytes:
     return ConnackPacket.build(int(session_present), return_code).to_bytes()
 
 
-def publish(topic: str, payload: bytes, *, packet_id: int | None = None, dup: bool = False) -> bytes:
+def publish(
+    topic: str, payload: bytes, *, packet_id: int | None = None, dup: bool = False
+) -> bytes:
     """Write a PUBLISH: QoS 1 with a packet id, QoS 0 without."""
     qos = 0 if packet_id is None else 1
     return PublishPacket.build(topic, payload, packet_id, dup, qos, False).to_bytes()

@@ -44,8 +44,8 @@ class SasToken:
     @classmethod
     def parse(cls, text: str) -> SasToken:
         """Read a token; raise `SasError` when a field is missing, doubled or malformed."""
-        if not text.startswith(_PREFIX):
-            raise SasError("the token does not start with 'SharedAccessSignature '")
+        if not (text.startswith(_PREFIX) and text.isascii()):
+            raise SasError("the token is not ASCII that starts with 'SharedAccessSignature '")
         pairs = [part.partition("=") for part in text[len(_PREFIX) :].split("&")]
         fields = {name.strip(): value.strip() for name, _, value in pairs}
         if len(fields) != len(pairs) or not {"sr", "sig", "se"} <= fields.keys():

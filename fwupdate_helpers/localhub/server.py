@@ -55,7 +55,7 @@ def run(
         LocalHubError: It cannot start; the message tells what to do.
     """
     state.prepare()
-    lock = FileLock(state.hub_lock)
+    lock = FileLock(state.hub_lock, mode=0o600)
     try:
         # A hub that was told to stop may need a moment to let go.
         lock.acquire(timeout=2)
@@ -140,9 +140,9 @@ class _LocalHub:
             devices.new_connection, sock=listeners.device, ssl=context, ssl_handshake_timeout=10
         )
         await web.SockSite(runner, listeners.service, ssl_context=context).start()
-        self._announce(listeners, on_ready)
         try:
             with _stop_signals(loop, self._stopping):
+                self._announce(listeners, on_ready)
                 await self._wait_for_end(devices)
         finally:
             logger.info("stopping")

@@ -49,6 +49,7 @@ def _usable(state: StateDir, address: str) -> bool:
         certificate.verify_directly_issued_by(authority)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         addresses = names.get_values_for_type(x509.IPAddress)
+        server_context(state)  # the private key fits
     except Exception:  # whatever is wrong with the files, new ones mend it
         return False
     still_good = certificate.not_valid_after_utc > datetime.now(timezone.utc) + timedelta(days=30)

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from fwupdate_helpers.localhub.errors import ARGUMENT_INVALID, HubError
+from fwupdate_helpers.localhub.jsontext import dumps
 
 Json = dict[str, Any]
 
 MAX_DEPTH: Final = 10
+"""Objects and arrays inside one another; the section itself is level 0."""
 MAX_KEY_BYTES: Final = 1024
 MAX_STRING_BYTES: Final = 4096
 MAX_BYTES: Final = {"tags": 8 * 1024, "desired": 32 * 1024, "reported": 32 * 1024}
@@ -114,10 +116,12 @@ def replace_by_service(twin: Twin, content: Json, now: str) -> tuple[Twin, Json 
     tags, desired = _service_parts(content)
     changed = replace(twin, version=twin.version + 1)
     if tags is not None:
-        check_limits("tags", without_nulls(tags))
+        check_keys("tags", tags)
         changed = replace(changed, tags=without_nulls(tags))
+        check_limits("tags", changed.tags)
     if desired is None:
         return changed, None
+    check_keys("desired", desired)
     target = without_nulls(desired)
     check_limits("desired", target)
     version = twin.desired.version + 1
@@ -154,7 +158,7 @@ def difference(old: Json, new: Json) -> Json:
         if isinstance(before, dict) and isinstance(value, dict):
             if inner := difference(before, value):
                 patch[key] = inner
-        elif key not in old or before != value:
+        elif key not in old or dumps(before) != dumps(value):  # for Python True == 1 == 1.0
             patch[key] = value
     return patch
 
@@ -177,13 +181,13 @@ def check_limits(section: str, properties: Json) -> None:
     if size > MAX_BYTES[section]:
         raise HubError(
             ARGUMENT_INVALID,
-            f"The {section} section of the twin has {size} bytes; it may have {MAX_BYTES[section]}.",
+            f"The {section} section of the twin is over {MAX_BYTES[section]} bytes ({size}).",
         )
 
 
 def check_keys(section: str, properties: Json) -> None:
     """Hold every key and value of a section or a patch against the limits, all but the size."""
-    _check_object(section, properties, 1)
+    _check_value(section, properties, 0)
 
 
 def _patch_section(name: str, section: Section, patch: Json, now: str) -> Section:
@@ -244,28 +248,25 @@ def _service_parts(patch: Json) -> tuple[Json | None, Json | None]:
 _READ_ONLY = (_METADATA, _VERSION)
 
 
-def _check_object(section: str, value: Json, depth: int) -> None:
-    if depth > MAX_DEPTH:
+def _check_key(section: str, key: str) -> None:
+    if not key or len(key.encode()) > MAX_KEY_BYTES:
+        raise _invalid(section, f"has a key that is empty or over {MAX_KEY_BYTES} bytes")
+    if any(character in ".$ " or _is_control(character) for character in key):
+        raise _invalid(section, f"has the key {key!r}; no '.', '$', space or control character")
+
+
+def _check_value(section: str, value: Any, depth: int, *, in_array: bool = False) -> None:
+    if isinstance(value, (dict, list)) and depth > MAX_DEPTH:
         raise _invalid(section, f"nests deeper than {MAX_DEPTH} levels")
-    for key, inner in value.items():
-        if not key or len(key.encode()) > MAX_KEY_BYTES:
-            raise _invalid(section, f"has a key that is empty or over {MAX_KEY_BYTES} bytes")
-        if any(character in ".$ " or _is_control(character) for character in key):
-            raise _invalid(section, f"has the key {key!r}; no '.', '$', space or control character")
-        if inner is not None:
-            _check_value(section, inner, depth)
-
-
-def _check_value(section: str, value: Any, depth: int) -> None:
     if isinstance(value, dict):
-        _check_object(section, value, depth + 1)
+        for key, inner in value.items():
+            _check_key(section, key)
+            _check_value(section, inner, depth + 1, in_array=in_array)
     elif isinstance(value, list):
-        if depth + 1 > MAX_DEPTH:
-            raise _invalid(section, f"nests deeper than {MAX_DEPTH} levels")
         for item in value:
-            if item is None:
-                raise _invalid(section, "has a null inside an array")
-            _check_value(section, item, depth + 1)
+            _check_value(section, item, depth + 1, in_array=True)
+    elif value is None and in_array:
+        raise _invalid(section, "has a null inside an array")
     elif isinstance(value, str):
         if len(value.encode()) > MAX_STRING_BYTES:
             raise _invalid(section, f"has a string of over {MAX_STRING_BYTES} bytes")

@@ -1,4 +1,4 @@
-"""The project's files agree with each other, with what is installed, and with what conda does with them."""
+"""The project's files agree with each other, with what is installed, and with what conda does."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def read_conda_environment() -> dict[str, Any]:
 def conda_pip_lines() -> list[str]:
     """The lines conda hands to pip."""
     return next(
-        entry["pip"] for entry in read_conda_environment()["dependencies"] if not isinstance(entry, str)
+        entry["pip"]
+        for entry in read_conda_environment()["dependencies"]
+        if not isinstance(entry, str)
     )
 
 
@@ -80,7 +82,15 @@ def pins(environment: dict[str, str] | None = None) -> dict[str, list[str]]:
 
 def clean_environment(**extra: str) -> dict[str, str]:
     """The environment of this process without what an outer make, pytest or Python hands down."""
-    inherited = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTHON", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+    inherited = {
+        "MAKEFLAGS",
+        "MFLAGS",
+        "MAKELEVEL",
+        "PYTHON",
+        "PYTHONPATH",
+        "PYTHONHOME",
+        "VIRTUAL_ENV",
+    }
     return {name: value for name, value in os.environ.items() if name not in inherited} | extra
 
 
@@ -130,7 +140,9 @@ def test_every_file_names_the_same_pythons() -> None:
     supported = SpecifierSet(project["requires-python"])
     minors = [f"3.{minor}" for minor in range(6, 30) if f"3.{minor}" in supported]
     classified = [line.rpartition(" ")[2] for line in project["classifiers"] if ":: 3." in line]
-    conda = [line for line in read_conda_environment()["dependencies"] if str(line).startswith("python=")]
+    conda = [
+        line for line in read_conda_environment()["dependencies"] if str(line).startswith("python=")
+    ]
     makefile = (ROOT / "Makefile").read_text("utf-8")
 
     assert minors == SERIES == classified
@@ -161,7 +173,8 @@ def test_what_is_installed_is_what_is_pinned() -> None:
     differing = {
         name: f"{one.version} installed, {pinned[name][0]} pinned"
         for one in distributions()
-        if (name := canonicalize_name(one.metadata["Name"])) in pinned and one.version != pinned[name][0]
+        if (name := canonicalize_name(one.metadata["Name"])) in pinned
+        and one.version != pinned[name][0]
     }
     assert differing == {}, "make env (or make clean, then make env)"
 
@@ -187,49 +200,66 @@ def checkout() -> Iterator[Path]:
         for name in [*SET_UP_FILES, "README.md", "LICENSE"]:
             shutil.copy(ROOT / name, target)
         package = "fwupdate_helpers"
-        shutil.copytree(ROOT / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, target / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
         yield target
 
 
 @pytest.mark.timeout(300)
 def test_conda_can_install_the_pip_section_into_an_empty_environment(checkout: Path) -> None:
     venv = checkout.parent / "venv"
-    subprocess.run([sys.executable, "-m", "venv", venv], check=True, env=clean_environment())
+    create: list[str | Path] = [sys.executable, "-m", "venv", "--without-pip", venv]
+    subprocess.run(create, check=True, env=clean_environment())
     scripts = venv / ("Scripts" if os.name == "nt" else "bin")
-    python = scripts / "python"
-    # What conda does: the lines into a file beside environment.yml, and pip run from there. The
-    # tools' own settings are not conda's: modules are left uncompiled to save half a minute.
+    python = scripts / ("python.exe" if os.name == "nt" else "python")
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
+    # What conda does: the lines into a file beside environment.yml, and pip run from there. Not
+    # conda's: --no-compile, and our own recent pip instead of the one in venv, to save 50 seconds.
     requirements = checkout / "condaenv.requirements.txt"
     requirements.write_text("\n".join(conda_pip_lines()), encoding="utf-8")
     installed = subprocess.run(
-        [python, "-m", "pip", "install", "-U", "-r", requirements, "--exists-action=b"],
+        [*pip, "install", "-U", "-r", requirements, "--exists-action=b", "--no-compile"],
         cwd=checkout,
-        env=clean_environment(PIP_NO_COMPILE="1", PIP_NO_INPUT="1", PIP_USER="0"),
+        env=clean_environment(PIP_USER="0"),
         capture_output=True,
         text=True,
     )
-    if installed.returncode and OFFLINE.search(installed.stderr + installed.stdout) and not os.environ.get("CI"):
+    if (
+        installed.returncode
+        and OFFLINE.search(installed.stderr + installed.stdout)
+        and not os.environ.get("CI")
+    ):
         pytest.skip("no package index can be reached")
     assert installed.returncode == 0, installed.stderr[-3000:]
 
     run = [python, "-c", "import fwupdate_helpers.localhub as hub; print(hub.__file__)"]
-    imported = subprocess.run(run, cwd=venv, env=clean_environment(), capture_output=True, text=True)
+    imported = subprocess.run(
+        run, cwd=venv, env=clean_environment(), capture_output=True, text=True
+    )
     assert imported.returncode == 0, imported.stderr
     assert Path(imported.stdout.strip()).is_relative_to(checkout.resolve())
     assert {"fwupdate-device", "fwupdate-service"} <= {path.stem for path in scripts.iterdir()}
 
     listed = subprocess.run(
-        [python, "-m", "pip", "list", "--format", "json", "--disable-pip-version-check"],
+        [*pip, "list", "--format", "json"],
         check=True,
         env=clean_environment(),
         capture_output=True,
         text=True,
     )
-    brought_by_venv = {"fwupdate-helpers", "pip", "setuptools"}
     there = {canonicalize_name(one["name"]): one["version"] for one in json.loads(listed.stdout)}
     pinned = pins()
     assert len(there) > 50
-    for name in there.keys() - brought_by_venv:
+    for name in there.keys() - {"fwupdate-helpers"}:
         assert pinned.get(name) == [there[name]], name
 
 
@@ -248,14 +278,20 @@ def test_make_knows_the_target(checkout: Path, target: str) -> None:
 
 @needs_make
 def test_make_alone_lists_every_target(checkout: Path) -> None:
-    listed = [line.split()[0] for line in make(checkout).stdout.splitlines() if line.startswith("  ")]
+    listed = [
+        line.split()[0] for line in make(checkout).stdout.splitlines() if line.startswith("  ")
+    ]
     assert sorted(listed) == sorted(TARGETS)
 
 
 @needs_make
 @pytest.mark.parametrize(
     ("version_printed", "words"),
-    [(None, "does not run"), ("3.9.18", "outside 3.10 to 3.13"), ("3.14.0", "outside 3.10 to 3.13")],
+    [
+        (None, "does not run"),
+        ("3.9.18", "outside 3.10 to 3.13"),
+        ("3.14.0", "outside 3.10 to 3.13"),
+    ],
 )
 def test_an_unusable_python_is_named_with_what_to_install(
     checkout: Path, version_printed: str | None, words: str
@@ -264,7 +300,8 @@ def test_an_unusable_python_is_named_with_what_to_install(
     if version_printed is not None:
         # Runs, but is neither in range nor able to say its series: enough of a Python for make.
         python.write_text(
-            f'#!/bin/sh\ncase "$*" in --version) echo Python {version_printed};; *exit*) exit 1;; esac\n'
+            f'#!/bin/sh\n[ "$1" != --version ] || echo Python {version_printed}\n'
+            'case "$*" in *exit*) exit 1;; esac\n'
         )
         python.chmod(0o755)
     done = make(checkout, "env", f"PYTHON={python}")

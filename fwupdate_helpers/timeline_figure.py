@@ -1,0 +1,174 @@
+"""The figure of a timeline. The only module that imports matplotlib."""
+
+from __future__ import annotations
+
+import textwrap
+from base64 import b64encode
+from datetime import datetime
+from html import escape
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Final
+
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from fwupdate_helpers import contract
+from fwupdate_helpers.reported import Stage
+from fwupdate_helpers.timeline import offset_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
+
+    from fwupdate_helpers.timeline import UpdateTimeline
+
+# Okabe and Ito's palette.
+_COLOURS: Final = {
+    contract.WAITING: "#56B4E9",
+    contract.DOWNLOADING: "#0072B2",
+    "verifying": "#009E73",
+    contract.APPLYING: "#E69F00",
+    "rebooting": "#CC79A7",
+}
+_OTHER_COLOUR: Final = "#F0E442"
+_BAD_END_MARKERS: Final = {contract.ERROR: "X", contract.ROLLED_BACK: "<"}
+_EDGE: Final[dict[str, Any]] = {"edgecolor": "black", "linewidth": 2}
+_HUB_LINE: Final[dict[str, Any]] = {"color": "black", "linewidth": 2, "marker": "D"}
+_HUB_MARK: Final[dict[str, Any]] = {"markersize": 7, "markeredgewidth": 2, "mfc": "white"}
+
+
+def draw(timeline: UpdateTimeline, ax: Axes | None = None) -> Figure:
+    """Draw a timeline; `UpdateTimeline.plot` tells how."""
+    if ax is None:
+        ax = TimelineFigure(timeline.alt_text, rows=len(timeline.stages)).add_subplot()
+    _Drawing(timeline, ax).draw()
+    figure: Figure = ax.figure.figure  # the root figure, where ax lies in a subfigure
+    return figure
+
+
+class TimelineFigure(Figure):
+    """A figure that notebooks show with its alt text.
+
+    IPython shows a plain Figure only after pyplot has been imported (measured with
+    matplotlib-inline 0.2), and gives it no alt text.
+    """
+
+    def __init__(self, alt_text: str, *, rows: int) -> None:
+        layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
+        super().__init__(figsize=(8, 2 + 0.72 * rows), layout=layout)
+        self.alt_text = alt_text
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
+        buffer = BytesIO()
+        self.savefig(buffer, format="png", dpi=2 * self.dpi)  # sharp on a projector, too
+        png, alt = b64encode(buffer.getvalue()).decode(), escape(self.alt_text)
+        width = round(self.get_figwidth() * self.dpi)
+        image = f'<img alt="{alt}" width="{width}" src="data:image/png;base64,{png}">'
+        data = {"text/html": image, "image/png": png, "text/plain": self.alt_text}
+        return data, {"image/png": {"width": width, "alt": self.alt_text}}
+
+
+class _Drawing:
+    """One timeline on one pair of axes."""
+
+    def __init__(self, timeline: UpdateTimeline, ax: Axes) -> None:
+        self.timeline, self.ax = timeline, ax
+        self.offset = timeline.hub_offset
+        ends = max(self._end(stage) for stage in timeline.stages)
+        self.span = ends if ends > 0.0005 else 0.001 if timeline.outcome else 1.0
+        self.aligned = abs(self.offset or 0) > self.span / 2
+        self.unit, self.unit_name = (60.0, "min") if self.span >= 180 else (1.0, "s")
+
+    def draw(self) -> None:
+        labels = [self._draw_stage(row, stage) for row, stage in enumerate(self.timeline.stages)]
+        self._draw_axis()
+        self._draw_legend()
+        self._fit(labels)
+
+    def _at(self, moment: datetime) -> float:
+        return (moment - self.timeline.stages[0].started_at).total_seconds()
+
+    def _end(self, stage: Stage) -> float:
+        """Return a stage's end, or when the hub last heard of it, by the device's clock."""
+        if stage.ended_at:
+            return self._at(stage.ended_at)
+        start, heard = self._at(stage.started_at), self.timeline.heard_at
+        if heard is None or self.offset is None:
+            return start
+        return max(start, self._at(heard) - self.offset)
+
+    def _draw_stage(self, row: int, stage: Stage) -> Annotation:
+        y = row if self.offset is None else row - 0.12
+        start, end = self._at(stage.started_at) / self.unit, self._end(stage) / self.unit
+        colour = _COLOURS.get(stage.name, _OTHER_COLOUR)
+        self.ax.barh(y, max(end - start, 0), left=start, height=0.44, color=colour, **_EDGE)
+        if stage.ended_at is None:
+            end = self._draw_open_end(end, y)
+        self._draw_hub_clock(row + 0.28, stage)
+        gap = 16 if self._draw_bad_end(stage, end, y) else 8
+        text: dict[str, Any] = {"va": "center", "fontsize": 12, "in_layout": False}
+        text["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        words = self.timeline.describe(stage).replace(": ", ":\n")
+        return self.ax.annotate(words, (end, y), (gap, 0), textcoords="offset points", **text)
+
+    def _draw_open_end(self, start: float, y: float) -> float:
+        """Hatch what nobody knows yet, without a closing edge."""
+        end = start + 0.12 * self.span / self.unit
+        ground: dict[str, Any] = {"facecolor": "white", "edgecolor": "#555555", "linewidth": 0}
+        self.ax.barh(y, end - start, left=start, height=0.44, hatch="////", zorder=0.9, **ground)
+        self.ax.hlines([y - 0.22, y + 0.22], start, end, color="black", linewidth=2)
+        return end
+
+    def _draw_bad_end(self, stage: Stage, x: float, y: float) -> bool:
+        if stage is not self.timeline.stages[-1] or self.timeline.outcome not in _BAD_END_MARKERS:
+            return False
+        style: dict[str, Any] = {"color": "#D55E00", "markeredgecolor": "black", "clip_on": False}
+        style |= {"marker": _BAD_END_MARKERS[self.timeline.outcome], "markersize": 15}
+        self.ax.plot([x], [y], markeredgewidth=1.5, **style)
+        return True
+
+    def _draw_hub_clock(self, y: float, stage: Stage) -> None:
+        shift = self.offset if self.offset and self.aligned else 0.0
+        moments = [moment for moment in (stage.hub_started_at, stage.hub_ended_at) if moment]
+        xs = [(self._at(moment) - shift) / self.unit for moment in moments]
+        self.ax.plot(xs, [y] * len(xs), clip_on=False, **_HUB_LINE, **_HUB_MARK)
+
+    def _draw_axis(self) -> None:
+        ax, stages = self.ax, self.timeline.stages
+        ax.set_yticks(range(len(stages)), [stage.name for stage in stages], fontsize=12)
+        ax.set_ylim(len(stages) - 0.45, -0.5)
+        ax.set_xlabel(f"time since the update began ({self.unit_name})", fontsize=12)
+        ax.tick_params(axis="x", labelsize=11, width=1.5)
+        ax.tick_params(axis="y", length=0)
+        ax.grid(axis="x", color="#DDDDDD", linewidth=1.5)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.spines["bottom"].set_linewidth(1.5)
+
+    def _draw_legend(self) -> None:
+        handles: list[Any] = [Patch(facecolor="#BBBBBB", label="device clock", **_EDGE)]
+        if self.offset is not None:
+            words = offset_words(self.offset) + (", drawn aligned" if self.aligned else "")
+            label = f"hub clock ({words})"
+            handles.append(Line2D([], [], label=label, **_HUB_LINE, **_HUB_MARK))
+        place: dict[str, Any] = {"bbox_to_anchor": (0, 1), "borderaxespad": 0.3, "borderpad": 0}
+        style: dict[str, Any] = {"ncols": 2, "fontsize": 11, "frameon": False}
+        legend = self.ax.legend(handles=handles, loc="lower left", **place, **style)
+        legend.set_in_layout(False)  # the title's pad keeps its place; its width shall cost none
+
+    def _fit(self, labels: list[Annotation]) -> None:
+        """Wrap the title, and widen the axis until every label fits beside its bar."""
+        ax, full = self.ax, self.span / self.unit
+        ax.figure.figure.draw_without_rendering()  # lays the axes out, so that they have a size
+        width, dpi = ax.get_window_extent().width, ax.figure.dpi
+        left = min(ax.dataLim.x0, 0) - 0.015 * full
+        right = max(ax.dataLim.x1, full) + 0.03 * full
+        for label in labels:
+            free = width - label.get_window_extent().width - 0.3 * dpi
+            right = max(right, left + (label.xy[0] - left) * width / max(free, 0.3 * width))
+        ax.set_xlim(left, right)
+        characters = int(width / dpi * 72 / 8.4)  # of bold text in 14 pt
+        title = textwrap.fill(self.timeline.title, max(16, characters))
+        ax.set_title(title, loc="left", fontsize=14, fontweight="bold", pad=28)
