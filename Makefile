@@ -14,7 +14,7 @@ OURS := $(VENV)/.made-by-make
 
 # Set but empty: the local hub, whatever .env says. Tests and the demo never reach a real hub.
 LOCAL_ONLY := FWUPDATE_IOTHUB_CONNECTION_STRING=
-DEMO_ENV := $(LOCAL_ONLY) FWUPDATE_BUILD_DIR="$(CURDIR)/build" FWUPDATE_STATE_DIR="$(CURDIR)/build/localhub-state"
+DEMO_ENV := $(LOCAL_ONLY) FWUPDATE_STATE_DIR="$(CURDIR)/build/localhub-state"
 DEMO_FILES := build/02_firmware_update.html build/timeline.png
 
 # Plain pip, not uv, although uv is faster (20 s against 45 s on 2 cores): pip honours the mirrors, proxies
@@ -95,10 +95,9 @@ $(READY): pyproject.toml constraints.txt $(REBUILD)
 	$(COMPILE) || true; \
 	printf '%s\n' '$(CURDIR)' > $(READY)
 
+# The folder jupyter/ has the settings with which JupyterLab asks no questions, and runs for root, too.
 lab: $(READY) ## open JupyterLab on the first notebook (LAB_ARGS=… is passed on)
-	@extra=; [ "$$(id -u)" != 0 ] || extra=--allow-root; \
-	exec $(PY) -m jupyterlab $$extra -y --LabApp.news_url=None \
-	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB_ARGS) '$(FIRST_NOTEBOOK)'
+	@JUPYTER_CONFIG_PATH='$(CURDIR)/jupyter' exec $(PY) -m jupyterlab $(LAB_ARGS) '$(FIRST_NOTEBOOK)'
 
 test: $(READY) ## run the tests (TEST_ARGS=… is passed on to pytest)
 	$(LOCAL_ONLY) $(PY) -m pytest $(TEST_ARGS)
@@ -106,7 +105,7 @@ test: $(READY) ## run the tests (TEST_ARGS=… is passed on to pytest)
 demo: $(READY) ## run notebook 02 without a browser; the page and the timeline go to build/
 	@mkdir -p build; rm -f $(DEMO_FILES)
 	@trap '$(DEMO_ENV) $(PY) -m fwupdate_helpers.localhub stop' EXIT; trap 'exit 130' INT TERM; \
-	$(DEMO_ENV) $(PY) -m nbconvert --to html --execute --output-dir build $(DEMO_NOTEBOOK)
+	$(DEMO_ENV) $(PY) notebooks/images/render.py $(DEMO_NOTEBOOK) build
 	@for f in $(DEMO_FILES); do \
 	  [ -s "$$f" ] || { echo "make demo: $$f was not written." >&2; exit 1; }; echo "$$f"; \
 	done

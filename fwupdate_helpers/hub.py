@@ -130,10 +130,9 @@ class Hub:
         It is the same in every run, so a second run meets the device of the first; another user
         or another notebook gets another device.
         """
-        notebook = os.environ.get("JPY_SESSION_NAME", "")
-        parts = (getpass.getuser(), Path(notebook).stem, name)
-        words = (re.sub(r"[^A-Za-z0-9]+", "-", part).strip("-") for part in parts)
-        return "-".join(word for word in words if word)[:128]
+        notebook = Path(os.environ.get("JPY_SESSION_NAME", "")).stem
+        owner, own = _words(_user_name(), notebook), _words(name)
+        return f"{owner[: 127 - len(own)]}-{own}".strip("-")[:128]
 
     def device_connection_string(self, device_id: str) -> str:
         """Return a device's connection string; create its identity when there is none.
@@ -216,7 +215,7 @@ class Hub:
         rows = {
             "Connected to": self._description,
             "Host": self.host_name,
-            "Your device ids begin with": self.device_id("") + "-",
+            "Devices that you create here": self.device_id("") + "-…",
         }
         cells = "".join(
             f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'
@@ -224,6 +223,18 @@ class Hub:
             for name, value in rows.items()
         )
         return f"<table>{cells}</table>"
+
+
+def _words(*texts: str) -> str:
+    words = (re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") for text in texts)
+    return "-".join(word for word in words if word)
+
+
+def _user_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without a name
+        return f"user{os.getuid()}"
 
 
 def _delete(lease: Path) -> None:

@@ -11,9 +11,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
 
 Json = dict[str, Any]
+
+CAP_DAC_OVERRIDE = 1
+CAP_NET_BIND_SERVICE = 10
+
+
+def has_capability(number: int) -> bool:
+    """Tell whether this process has one of the rights that root's power is made of on Linux."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return os.name == "posix" and os.getuid() == 0
+    lines = status.read_text(encoding="ascii").splitlines()
+    effective = next(line.split()[1] for line in lines if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> number & 1)
+
+
+def missing_tool(what: str) -> None:
+    """Skip a test because this machine lacks a tool; fail where tests must not be skipped."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}, and CI is set, so the test must not be skipped")
+    pytest.skip(what)
 
 
 def free_loopback_address() -> str:
@@ -43,16 +64,16 @@ def localhub(
     )
 
 
-def run_python(code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def run_python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Start Python code in a process and session of its own, with pipes to it."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
         text=True,
+        **options,
     )
 
 

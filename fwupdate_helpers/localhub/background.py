@@ -32,6 +32,8 @@ IDLE_TIMEOUT: Final = 30 * 60.0
 """Seconds after its last use that the shared hub stops."""
 _START_TIMEOUT: Final = 30.0
 _STOP_TIMEOUT: Final = 10.0
+_MOMENT: Final = 3.0
+"""Seconds that a hub may hold its folder and not answer: it is just starting or stopping."""
 _POLL: Final = 0.02
 
 # Ends at once, so that the hub has no parent: on Windows a kernel restart kills the kernel's
@@ -78,10 +80,8 @@ def ensure_running(state: StateDir, *, idle_timeout: float = IDLE_TIMEOUT) -> Ru
         LocalHubError: It cannot start; the message tells what to do.
     """
     with _starting(state):
-        if (found := find(state)) is not None:
+        if (found := _find_patiently(state)) is not None:
             return found
-        if _is_locked(state):
-            raise _unreachable(state)
         _launch(state, idle_timeout)
         found = find(state)
     if found is None:
@@ -106,6 +106,15 @@ def find(state: StateDir) -> RunningHub | None:
     )
 
 
+def _find_patiently(state: StateDir) -> RunningHub | None:
+    deadline = time.monotonic() + _MOMENT
+    while (found := find(state)) is None and _is_locked(state):
+        if time.monotonic() > deadline:
+            raise _unreachable(state)
+        time.sleep(_POLL)
+    return found
+
+
 def status(state: StateDir) -> Json | None:
     """Return what the running hub tells of itself, or None when none runs."""
     return None if find(state) is None else request(state, "GET", "/$localhub/status")
@@ -117,7 +126,7 @@ def stop(state: StateDir) -> bool:
     Raises:
         LocalHubError: It does not stop.
     """
-    if not state.path.exists():
+    if not state.was_used:
         return False
     with _starting(state):
         return _stop(state)
@@ -125,7 +134,7 @@ def stop(state: StateDir) -> bool:
 
 def reset(state: StateDir) -> None:
     """Stop the hub and delete all that it keeps: registry, twins, keys and certificates."""
-    if not state.path.exists():
+    if not state.was_used:
         return
     with _starting(state):
         _stop(state)
@@ -177,13 +186,15 @@ def _starting(state: StateDir) -> Iterator[None]:
 
 
 def _is_locked(state: StateDir) -> bool:
-    if not state.hub_lock.exists():
+    if not state.was_used:
         return False
     lock = FileLock(state.hub_lock, mode=0o600)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return True
+    except OSError:  # another user's folder
+        return False
     lock.release()
     return False
 
@@ -217,11 +228,9 @@ def _hub_environment() -> dict[str, str]:
 
 
 def _wait_until_ready(state: StateDir, pid: int) -> None:
-    import psutil
-
     deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline:
-        alive = psutil.pid_exists(pid)
+        alive = _is_alive(pid)
         if (read_json(state.running_file) or {}).get("pid") == pid:
             return
         if (failure := read_json(state.failure_file)) is not None:
@@ -232,6 +241,15 @@ def _wait_until_ready(state: StateDir, pid: int) -> None:
     raise LocalHubError(
         f"The local hub was not ready after {_START_TIMEOUT:.0f} s. Its log: {state.log_file}"
     )
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _last_words(state: StateDir) -> str:
@@ -246,13 +264,20 @@ def _stop(state: StateDir) -> bool:
     try:
         request(state, "POST", "/$localhub/stop")
     except (LocalHubError, OSError) as error:
-        raise _unreachable(state) from error
-    deadline = time.monotonic() + _STOP_TIMEOUT
+        if not _lets_go(state, _MOMENT):
+            raise _unreachable(state) from error
+    if not _lets_go(state, _STOP_TIMEOUT):
+        raise LocalHubError(
+            f"The local hub was told to stop and still runs. Its log: {state.log_file}"
+        )
+    return True
+
+
+def _lets_go(state: StateDir, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
     while _is_locked(state):
         if time.monotonic() > deadline:
-            raise LocalHubError(
-                f"The local hub was told to stop and still runs. Its log: {state.log_file}"
-            )
+            return False
         time.sleep(_POLL)
     return True
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from fwupdate_helpers.localhub.authentication import OWNER_POLICY, POLICIES
 from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.ports import is_loopback, is_port
 from fwupdate_helpers.localhub.sas import is_key, new_key
 from fwupdate_helpers.localhub.statedir import StateDir, read_json
 
@@ -13,8 +14,12 @@ Json = dict[str, Any]
 
 
 def load_config(state: StateDir) -> Json:
-    """Return the stored configuration, with keys made for the policies that have none."""
+    """Return the stored configuration without what is damaged, and with new keys for that."""
     config = read_json(state.config_file) or {}
+    if not is_loopback(config.get("address")):
+        config.pop("address", None)
+    if not is_port(config.get("service_port")):
+        config.pop("service_port", None)
     stored = config.get("policies")
     policies = stored if isinstance(stored, dict) else {}
     config["policies"] = {
@@ -34,7 +39,9 @@ def owner_connection_string(state: StateDir) -> str:
     try:
         host = f"{config['address']}:{config['service_port']}"
         key = config["policies"][OWNER_POLICY][0]
-    except (KeyError, TypeError, IndexError) as error:
+        if not is_key(key):
+            raise ValueError("not a key")
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise LocalHubError(
             f"{state.config_file} is damaged or missing. Delete what the hub keeps with "
             "'python -m fwupdate_helpers.localhub reset' and start again."

@@ -229,12 +229,12 @@ class DeviceConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle what came in; errors end this connection."""
-        self._heard_at = time.monotonic()
         try:
             for packet in self._decoder.feed(data):
-                self._handle(packet)
                 if self._transport is None:
                     return
+                self._heard_at = time.monotonic()
+                self._handle(packet)
         except packets.UnsupportedProtocolVersion as error:
             self.write(packets.connack(1))
             self.close(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import datetime, timezone
 from typing import Any
 
@@ -20,11 +21,14 @@ def loads(raw: bytes | str) -> Any:
     """Read JSON.
 
     Raises:
-        HubError: 400006, it is no JSON, nests too deep, or holds NaN or half a surrogate pair.
+        HubError: 400006, it is no JSON in UTF-8, nests too deep, or holds a number that no
+            float can hold or half a surrogate pair.
     """
     try:
-        content = json.loads(raw, parse_constant=_refuse_constant)
-        if b"\\ud" in (raw if isinstance(raw, bytes) else raw.encode()).lower():
+        # json itself would take UTF-16 and bytes that stand for half a surrogate pair.
+        text = raw.decode() if isinstance(raw, bytes) else raw
+        content = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        if "\\ud" in text.lower():
             dumps(content).encode()
     except (ValueError, RecursionError) as error:
         raise HubError(FORMAT_ERROR, "The body is not valid JSON.") from error
@@ -41,6 +45,13 @@ def loads_object(raw: bytes | str) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is too large")
+    return number
 
 
 def timestamp(moment: datetime) -> str:

@@ -38,6 +38,9 @@ def _is_alive(pid: object, started: object) -> bool:
     if not isinstance(pid, int) or not isinstance(started, (int, float)):
         return False
     try:
-        return bool(abs(psutil.Process(pid).create_time() - started) < 2)
+        process = psutil.Process(pid)
+        # A zombie is dead; its parent has not asked how it ended.
+        is_zombie = process.status() == psutil.STATUS_ZOMBIE
+        return not is_zombie and bool(abs(process.create_time() - started) < 2)
     except psutil.Error:
         return False

@@ -29,7 +29,8 @@ MAX_IN_FLIGHT: Final = 100
 """Open calls to one device; Azure has a limit and does not tell it."""
 _MISSING: Final = object()
 _NAME = re.compile(r"""[!-~]{1,100}""")
-_FORBIDDEN = set('$()<>@,;:\\"/[]?={}')
+_FORBIDDEN = set('$()<>@,;:\\"/[]?={}#+')
+"""Separators of HTTP, and the wildcards of MQTT, which no topic may hold."""
 
 
 class Devices(Protocol):

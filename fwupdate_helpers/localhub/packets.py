@@ -8,11 +8,12 @@ Source of the rules: MQTT Version 3.1.1 (OASIS Standard), numbers in brackets.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import Any
 
 from amqtt.adapters import BufferReader
-from amqtt.errors import AMQTTError, CodecError, MQTTError
+from amqtt.errors import AMQTTError, CodecError, MQTTError, NoDataError
 from amqtt.mqtt import packet_dict
 from amqtt.mqtt.connack import ConnackPacket
 from amqtt.mqtt.connect import ConnectPacket
@@ -42,6 +43,17 @@ _MAX_REMAINING_LENGTH = MAX_PAYLOAD + 8 * 1024
 
 _FLAGS = {CONNECT: 0, PUBACK: 0, SUBSCRIBE: 2, UNSUBSCRIBE: 2, PINGREQ: 0, DISCONNECT: 0}
 """The packets that a client may send, with their fixed flags; PUBLISH has flags of its own."""
+_UNREADABLE = (
+    AMQTTError,
+    CodecError,
+    MQTTError,
+    NoDataError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What amqtt raises for bytes that are no packet; its errors have no base in common."""
 
 
 class ProtocolViolation(Exception):
@@ -94,7 +106,7 @@ def decode(raw: bytes) -> Packet:
         packet = _parse(packet_dict[kind], raw)
         _CHECKS.get(kind, _check_nothing)(packet)
         same = packet.to_bytes() == raw
-    except (AMQTTError, MQTTError, CodecError, ValueError, OverflowError, TypeError) as error:
+    except _UNREADABLE as error:
         raise ProtocolViolation(f"packet type {kind} cannot be read: {error}") from error
     if not same:
         raise ProtocolViolation(f"packet type {kind} is truncated, too long or not canonical")
@@ -144,10 +156,10 @@ def _check_connect(packet: ConnectPacket) -> None:
         announced.append(payload.username)
     if header.password_flag:
         announced.append(payload.password)
-    if header.will_flag:
-        announced.append(payload.will_topic)
     for text in announced:
         _check_text(text)
+    if header.will_flag:
+        _check_topic(payload.will_topic)
     if header.will_flag and payload.will_message is None:
         raise ProtocolViolation("a CONNECT that announces a will and has none")
 
@@ -157,9 +169,7 @@ def _check_publish(packet: PublishPacket) -> None:
         raise ProtocolViolation("QoS 2 is not offered")
     if packet.dup_flag and packet.qos == 0:
         raise ProtocolViolation("DUP with QoS 0 [3.3.1-2]")
-    _check_text(packet.topic_name)
-    if not packet.topic_name:
-        raise ProtocolViolation("an empty topic [4.7.3-1]")
+    _check_topic(packet.topic_name)
     if packet.qos and not packet.packet_id:
         raise ProtocolViolation("packet id 0 [2.3.1-1]")
     if len(packet.data or b"") > MAX_PAYLOAD:
@@ -172,7 +182,7 @@ def _check_subscribe(packet: SubscribePacket) -> None:
     if not topics:
         raise ProtocolViolation("a SUBSCRIBE without a topic filter [3.8.3-3]")
     for topic, qos in topics:
-        _check_text(topic)
+        _check_topic(topic)
         if qos > 2:
             raise ProtocolViolation("a SUBSCRIBE with reserved bits [3.8.3-4]")
 
@@ -183,7 +193,7 @@ def _check_unsubscribe(packet: UnsubscribePacket) -> None:
     if not topics:
         raise ProtocolViolation("an UNSUBSCRIBE without a topic filter [3.10.3-2]")
     for topic in topics:
-        _check_text(topic)
+        _check_topic(topic)
 
 
 def _check_packet_id(packet: Packet) -> None:
@@ -196,6 +206,12 @@ def _check_text(text: str | None) -> None:
         raise ProtocolViolation("an announced field is missing")
     if "\x00" in text:
         raise ProtocolViolation("U+0000 in a text [1.5.3-2]")
+
+
+def _check_topic(topic: str | None) -> None:
+    _check_text(topic)
+    if not topic:
+        raise ProtocolViolation("an empty topic or topic filter [4.7.3-1]")
 
 
 _CHECKS: dict[int, Any] = {

@@ -37,13 +37,22 @@ class Listeners:
         return int(self.service.getsockname()[1])
 
 
+def is_loopback(address: object) -> bool:
+    """Tell whether this is the text of an IPv4 loopback address."""
+    try:
+        return isinstance(address, str) and ipaddress.IPv4Address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def is_port(number: object) -> bool:
+    """Tell whether this is the number of a TCP port."""
+    return isinstance(number, int) and 0 < number < 65536
+
+
 def check_loopback(address: str) -> str:
     """Return `address` when it is an IPv4 loopback address, else raise `LocalHubError`."""
-    try:
-        is_loopback = ipaddress.IPv4Address(address).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback:
+    if not is_loopback(address):
         raise LocalHubError(
             f"The local hub listens on loopback only, and {address!r} is not such an address. "
             "Give one from 127.0.0.1 to 127.255.255.254."
@@ -97,6 +106,8 @@ def _bind_device(address: str | None, known: str | None) -> socket.socket:
 
 def _bind_service(address: str, port: int | None, known: int | None) -> socket.socket:
     if port is not None:
+        if not is_port(port):
+            raise LocalHubError(f"{port} is no port. Give --service-port one from 1 to 65535.")
         candidates = [port]
     else:
         others = range(SERVICE_PORT, SERVICE_PORT + _SERVICE_PORTS_TRIED)
@@ -129,7 +140,7 @@ def _try_bind(address: str, port: int) -> socket.socket | None:
         listener.close()
         if error.errno in _REFUSED and os.name == "posix":
             raise LocalHubError(
-                f"The system lets this user not listen on port {port} (ports below 1024 need "
+                f"The system does not let this user listen on port {port} (ports below 1024 need "
                 "rights). Give a higher one with --service-port."
             ) from error
         # EADDRNOTAVAIL: macOS has 127.0.0.1 only.
@@ -143,7 +154,7 @@ def _try_bind(address: str, port: int) -> socket.socket | None:
 
 def _taken(port: int, addresses: list[str]) -> str:
     where = addresses[0] if len(addresses) == 1 else "every loopback address"
-    owner = port_owner(port)
+    owner = port_owner(port, addresses)
     held = f"{owner} holds it" if owner else "its owner is not visible to this user"
     fix = (
         "Stop that program (a broker such as mosquitto, another hub), or, on a machine of your "
@@ -154,14 +165,14 @@ def _taken(port: int, addresses: list[str]) -> str:
     return f"Port {port} is taken on {where}; {held}. {fix}"
 
 
-def port_owner(port: int) -> str | None:
-    """Name the process that listens on a port, where the system tells it to this user."""
+def port_owner(port: int, addresses: list[str]) -> str | None:
+    """Name a process that listens there, where the system tells it to this user."""
     import psutil
 
     try:
         for connection in psutil.net_connections(kind="tcp"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
-            if listens and connection.pid:
+            if listens and connection.pid and connection.laddr[0] in {*addresses, "0.0.0.0", "::"}:
                 return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
     except (psutil.Error, OSError):
         return None

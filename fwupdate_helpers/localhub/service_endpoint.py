@@ -281,6 +281,8 @@ def _authentication(given: Any, before: Identity | None) -> Json:
     keys, thumbprints = given.get("symmetricKey") or {}, given.get("x509Thumbprint") or {}
     if not isinstance(keys, dict) or not isinstance(thumbprints, dict):
         raise HubError(ARGUMENT_INVALID, "symmetricKey and x509Thumbprint must be objects.")
+    if not all(isinstance(one, (str, type(None))) for one in thumbprints.values()):
+        raise HubError(ARGUMENT_INVALID, "A thumbprint must be a text.")
     return {
         "symmetricKey": {
             name: _key(keys.get(name), generate=kind == "sas")

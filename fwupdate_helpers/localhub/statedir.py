@@ -56,6 +56,11 @@ class StateDir:
         host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "host"
         return cls(user_state_path("fwupdate-localhub", appauthor=False) / host)
 
+    @property
+    def was_used(self) -> bool:
+        """Whether a hub has run with this folder; False where this user may not look."""
+        return os.path.exists(self.hub_lock)  # noqa: PTH110 (Path.exists would raise then)
+
     def prepare(self) -> None:
         """Make the folder, private to this user (mode 0700).
 
@@ -78,9 +83,9 @@ class StateDir:
 
     def _make_private(self) -> None:
         details = self.path.stat()
-        if details.st_uid != os.getuid():
+        if details.st_uid != os.getuid() or details.st_mode & stat.S_ISVTX:
             raise LocalHubError(
-                f"The local hub's folder {self.path} belongs to another user. "
+                f"The folder {self.path} belongs to another user, or all users share it. "
                 f"Set the variable {STATE_DIR_VARIABLE} to a folder of your own."
             )
         if stat.S_IMODE(details.st_mode) != 0o700:

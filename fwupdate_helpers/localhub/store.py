@@ -18,7 +18,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fwupdate_helpers.localhub.errors import DEVICE_ALREADY_EXISTS, DEVICE_NOT_FOUND, HubError
+from fwupdate_helpers.localhub.errors import (
+    DEVICE_ALREADY_EXISTS,
+    DEVICE_NOT_FOUND,
+    HubError,
+    LocalHubError,
+)
 from fwupdate_helpers.localhub.jsontext import NEVER, dumps, timestamp
 from fwupdate_helpers.localhub.twins import Section, Twin, new_twin
 
@@ -90,29 +95,22 @@ class Store:
 
     def __init__(self, file: Path, clock: Callable[[], datetime]) -> None:
         self._clock = clock
-        self._database = sqlite3.connect(file, isolation_level=None, timeout=5)
-        self._database.row_factory = sqlite3.Row
-        self._database.execute("PRAGMA foreign_keys = ON")
-        self.journal_mode = self._choose_journal()
+        try:
+            self._database, self.journal_mode = _open(file)
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            raise LocalHubError(
+                f"The local hub's {file} is damaged or cannot be written ({error}). Delete what "
+                "the hub keeps with 'python -m fwupdate_helpers.localhub reset' and start again."
+            ) from error
+
+    def _prepare(self) -> None:
         if self._database.execute("PRAGMA user_version").fetchone()[0] == 0:
             self._database.executescript(
                 f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;"
             )
         # Nobody is connected to a hub that has just started.
         self._database.execute("UPDATE devices SET connection_state = 'Disconnected'")
-
-    def _choose_journal(self) -> str:
-        mode = str(self._database.execute("PRAGMA journal_mode = WAL").fetchone()[0])
-        if mode == "wal":
-            self._database.execute("PRAGMA synchronous = NORMAL")
-        else:
-            logger.warning(
-                "SQLite refuses WAL here (a network drive?); falling back to journal mode %s, "
-                "which is slower and as safe",
-                mode,
-            )
-            self._database.execute("PRAGMA synchronous = FULL")
-        return mode
 
     def close(self) -> None:
         """Close the file; later calls fail."""
@@ -287,6 +285,40 @@ class Store:
         """Forget a device's session."""
         with self._transaction() as database:
             database.execute("DELETE FROM sessions WHERE device_id = ?", (device_id,))
+
+
+def _open(file: Path) -> tuple[sqlite3.Connection, str]:
+    """Open the database in WAL mode, or in another one where the file system refuses that."""
+    database = _connect(file)
+    try:
+        mode = str(database.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        if mode == "wal":
+            # Only a transaction maps the memory that WAL shares between processes.
+            database.executescript("BEGIN IMMEDIATE; COMMIT; PRAGMA synchronous = NORMAL;")
+            return database, mode
+        reason = "no shared memory"
+    except sqlite3.OperationalError as error:
+        reason = str(error)
+    database.close()
+    database = _connect(file)
+    # Whoever has the file alone needs no shared memory, not even to leave WAL mode.
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
+    mode = str(database.execute("PRAGMA journal_mode = DELETE").fetchone()[0])
+    database.execute("PRAGMA synchronous = FULL")
+    logger.warning(
+        "SQLite refuses WAL here (%s; a network drive?); falling back to journal mode %s, which "
+        "is slower and as safe",
+        reason,
+        mode,
+    )
+    return database, mode
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(file, isolation_level=None, timeout=5)
+    database.row_factory = sqlite3.Row
+    database.execute("PRAGMA foreign_keys = ON")
+    return database
 
 
 def _new_etag() -> str:

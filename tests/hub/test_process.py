@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -10,13 +11,12 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from fwupdate_helpers.localhub import background, tls
@@ -24,7 +24,13 @@ from fwupdate_helpers.localhub.config import load_config
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
 from fwupdate_helpers.localhub.store import Store
-from tests.support import HubProcess, free_loopback_address, localhub
+from tests.support import (
+    CAP_DAC_OVERRIDE,
+    HubProcess,
+    free_loopback_address,
+    has_capability,
+    localhub,
+)
 
 Json = dict[str, Any]
 posix = pytest.mark.skipif(os.name != "posix", reason="file modes and signals are POSIX")
@@ -57,11 +63,13 @@ print([name for name in heavy if name in sys.modules])
 
 @posix
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_run_prints_one_json_line_and_ends_with_0_on_a_signal(tmp_path: Path, how: int) -> None:
+def test_run_prints_one_json_line_and_ends_with_0_on_a_signal(
+    tmp_path: Path, how: int, record_property: Callable[[str, object], None]
+) -> None:
     hub = HubProcess(tmp_path / "state")
     began = time.perf_counter()
     ready = hub.start()
-    print(f"ready after {time.perf_counter() - began:.2f} s")  # shown by pytest -rP
+    record_property("seconds until ready", round(time.perf_counter() - began, 2))
 
     process = hub.process
     process.send_signal(how)  # at once: whoever reads the line may do that
@@ -158,8 +166,6 @@ def test_four_starts_at_the_same_moment_make_one_hub(state: StateDir) -> None:
 
 
 def test_stop_needs_authentication(hub_process: HubProcess) -> None:
-    import http.client
-
     context = tls.client_context(Path(hub_process.ca_file))
     host = f"{hub_process.ready['device_host']}:{hub_process.ready['service_port']}"
     connection = http.client.HTTPSConnection(host, timeout=10, context=context)
@@ -229,22 +235,22 @@ def test_a_running_hub_is_found_although_its_hub_json_is_damaged(
     assert background.ensure_running(state).pid == own_hub_process.ready["pid"]
 
 
-def test_a_running_hub_whose_config_is_lost_cannot_be_stopped_and_names_its_process(
-    own_hub_process: HubProcess,
+def test_a_running_hub_whose_config_is_lost_gets_an_error_that_names_its_process(
+    own_hub_process: HubProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(background, "_MOMENT", 0.1)
     state = StateDir(own_hub_process.state_dir)
     state.config_file.write_text('{"policies": {"iothubowner": ["!"]}}', encoding="ascii")
-    for command in ("start", "stop"):
-        failed = localhub(command, state.path)
-        assert failed.returncode == 1
-        assert str(own_hub_process.ready["pid"]) in failed.stderr
-        assert "Traceback" not in failed.stderr
+    advice = rf"End its process \({own_hub_process.ready['pid']}\) by hand"
+    for command in (background.ensure_running, background.stop):
+        with pytest.raises(LocalHubError, match=advice):
+            command(state)
 
 
 def test_a_damaged_database_gets_an_error_that_says_what_to_do(state: StateDir) -> None:
     state.prepare()
     state.database.write_bytes(b"not a database " * 500)
-    with pytest.raises(LocalHubError, match=r"hub\.db is damaged.*reset"):
+    with pytest.raises(LocalHubError, match=r"hub\.db is damaged.* reset"):
         background.ensure_running(state)
 
 
@@ -259,7 +265,9 @@ def test_where_wal_is_refused_the_store_says_so_and_works(
     if refusal == "no shared memory":  # SQLite's own VFS for systems without it
         connect = sqlite3.connect
         monkeypatch.setattr(
-            sqlite3, "connect", lambda file, **k: connect(f"file:{file}?vfs=unix-none", uri=True, **k)
+            sqlite3,
+            "connect",
+            lambda file, **options: connect(f"file:{file}?vfs=unix-none", uri=True, **options),
         )
     else:  # as on some network drives: WAL is granted, and the first read fails
         state.database.with_name("hub.db-shm").mkdir()
@@ -268,7 +276,6 @@ def test_where_wal_is_refused_the_store_says_so_and_works(
         return Store(state.database, lambda: datetime.now(timezone.utc))
 
     store = open_store()
-    store.save_session("d1", {"a": 1}) if False else None
     assert store.journal_mode == "delete"
     assert "refuses WAL" in caplog.text
     store.create("d1", status="enabled", status_reason=None, authentication={}, capabilities={})
@@ -303,7 +310,7 @@ def test_a_folder_that_others_could_read_is_made_private(state: StateDir) -> Non
 
 def _folders_to_refuse(tmp_path: Path) -> Iterator[Path]:
     foreign = tmp_path / "foreign"
-    foreign.mkdir()
+    foreign.mkdir(exist_ok=True)
     if os.getuid() == 0:
         os.chown(foreign, 12345, -1)
         yield foreign
@@ -318,18 +325,10 @@ def _folders_to_refuse(tmp_path: Path) -> Iterator[Path]:
     yield file
     yield file / "below"
     yield Path("/proc/fwupdate")
-    if not _may_write_everywhere():
+    if not has_capability(CAP_DAC_OVERRIDE):
         closed = tmp_path / "closed"
         closed.mkdir(mode=0o500)
         yield closed / "below"
-
-
-def _may_write_everywhere() -> bool:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return os.getuid() == 0
-    effective = next(x for x in status.read_text().splitlines() if x.startswith("CapEff:"))
-    return bool(int(effective.split()[1], 16) >> 1 & 1)  # CAP_DAC_OVERRIDE
 
 
 @posix
@@ -339,9 +338,9 @@ def test_a_folder_that_cannot_be_ours_gets_an_error_with_the_variable_to_set(
     for folder in _folders_to_refuse(tmp_path):
         with pytest.raises(LocalHubError, match="FWUPDATE_STATE_DIR"):
             background.ensure_running(StateDir(folder))
-    for command in ("run", "start", "stop", "reset"):
-        refused = localhub(command, next(_folders_to_refuse(tmp_path / command)))
-        assert refused.returncode == 1, (command, refused)
+    for command in ("run", "start"):
+        refused = localhub(command, next(_folders_to_refuse(tmp_path)))
+        assert refused.returncode == 1, refused
         assert "FWUPDATE_STATE_DIR" in refused.stderr
         assert "Traceback" not in refused.stderr
     if os.getuid() == 0:

@@ -241,7 +241,11 @@ def test_conda_can_install_the_pip_section_into_an_empty_environment(checkout: P
         pytest.skip("no package index can be reached")
     assert installed.returncode == 0, installed.stderr[-3000:]
 
-    run = [python, "-c", "import fwupdate_helpers.localhub as hub; print(hub.__file__)"]
+    run: list[str | Path] = [
+        python,
+        "-c",
+        "import fwupdate_helpers.localhub as hub; print(hub.__file__)",
+    ]
     imported = subprocess.run(
         run, cwd=venv, env=clean_environment(), capture_output=True, text=True
     )

@@ -200,7 +200,11 @@ def test_a_service_writes_tags_and_desired_and_nothing_else() -> None:
 
     twin = patch_by_service(new_twin(T1), patch, T2)
 
-    assert (twin.tags, twin.desired.properties, twin.reported.properties) == ({"a": 1}, {"b": 2}, {})
+    assert (twin.tags, twin.desired.properties, twin.reported.properties) == (
+        {"a": 1},
+        {"b": 2},
+        {},
+    )
     assert twin.desired.version == 2
     assert desired_patch(patch) == {"b": 2}
 

@@ -1,0 +1,241 @@
+"""Notebook 02 in a real kernel: from the first cell to the last, twice, too early, interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_core.utils import run_sync
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+from fwupdate_helpers.localhub.config import load_config
+from fwupdate_helpers.localhub.statedir import StateDir
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_firmware_update.ipynb"
+STAGE_SECONDS = re.compile(r"stage_seconds = [0-9.]+")
+
+
+def load(stage_seconds: float | None = 0.4) -> NotebookNode:
+    """Read the notebook, with another value in its parameters cell."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    if stage_seconds is not None:
+        text, count = STAGE_SECONDS.subn(f"stage_seconds = {stage_seconds}", parameters.source)
+        assert count == 1
+        parameters.source = text
+    return notebook
+
+
+def client_for(notebook: NotebookNode) -> NotebookClient:
+    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    return NotebookClient(notebook, timeout=90, kernel_name="python3", resources=resources)
+
+
+@pytest.fixture
+def kernel() -> Iterator[Callable[[NotebookNode], NotebookClient]]:
+    """Return a function that gives a notebook a kernel of its own."""
+    clients: list[NotebookClient] = []
+
+    def start(notebook: NotebookNode) -> NotebookClient:
+        client = client_for(notebook)
+        client.create_kernel_manager()
+        client.start_new_kernel()
+        client.start_new_kernel_client()
+        clients.append(client)
+        return client
+
+    yield start
+    for client in clients:
+        client._cleanup_kernel()
+
+
+def run(client: NotebookClient, cell_id: str) -> NotebookNode:
+    """Run one cell by its id; return it with its outputs."""
+    index = next(i for i, cell in enumerate(client.nb.cells) if cell.id == cell_id)
+    cell: NotebookNode = client.execute_cell(client.nb.cells[index], index)
+    return cell
+
+
+def code_ids(notebook: NotebookNode) -> list[str]:
+    return [cell.id for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(cell: NotebookNode) -> str:
+    """Return all that a cell shows as text."""
+    parts = []
+    for output in cell.outputs:
+        parts += [output.get("text", ""), output.get("evalue", "")]
+        data = output.get("data", {})
+        parts += [
+            data[kind] for kind in ("text/plain", "text/markdown", "text/html") if kind in data
+        ]
+    return "\n".join(parts)
+
+
+def check_the_story(notebook: NotebookNode) -> None:
+    """What a reader must have seen after running all cells."""
+    cell = {cell.id: cell for cell in notebook.cells}
+    assert "local hub on this machine" in text_of(cell["set-up"])
+    assert "SharedAccessKey=***" in text_of(cell["identity"])
+    assert "'firmwareStatus': 'standBy'" in text_of(cell["read-twin"])
+    assert "200 {'Response': 'Firmware update started'}" in text_of(cell["invoke"])
+    assert "**completed**" in text_of(cell["follow"])
+    assert "Update completed" in text_of(cell["timeline-hand-built"])
+    assert text_of(cell["call-twice"]).count("200") == 2
+    assert "call 2: 409" in text_of(cell["invoke-twice"])
+    assert "**completed** · download 100 %" in text_of(cell["watch"])
+    for stage in ("waiting", "downloading", "applying"):
+        assert stage in text_of(cell["timeline"])
+    for figure in ("timeline-hand-built", "timeline"):
+        png = cell[figure].outputs[0].data["image/png"]
+        assert base64.b64decode(png).startswith(b"\x89PNG")
+    for each in notebook.cells:
+        for output in each.get("outputs", []):
+            assert output.output_type != "error" and output.get("name") != "stderr", output
+
+
+def check_no_secret(notebook: NotebookNode, state_dir: Path) -> None:
+    """No policy key of the hub, and nothing that looks like a device key, is in any output."""
+    text = nbformat.writes(notebook)
+    keys = [key for pair in load_config(StateDir(state_dir))["policies"].values() for key in pair]
+    assert not [key for key in keys if key in text]
+    assert not re.search(r"SharedAccessKey=[^*\"';]|sig=[A-Za-z0-9%]{16}", text)
+
+
+def test_it_runs_from_the_first_cell_to_the_timeline(shared_hub_folder: Path) -> None:
+    notebook = load()
+    client_for(notebook).execute()
+    check_the_story(notebook)
+    check_no_secret(notebook, shared_hub_folder)
+
+
+def test_it_runs_at_its_default_pace_and_shows_the_stages_as_they_pass(
+    shared_hub_folder: Path,
+) -> None:
+    notebook = load(stage_seconds=None)
+    seen: dict[str, list[str]] = {"follow": [], "watch": []}
+    client = client_for(notebook)
+    original = client.process_message
+
+    def listen(message: dict[str, object], cell: NotebookNode, index: int) -> object:
+        if message["msg_type"] == "update_display_data" and cell.id in seen:
+            seen[cell.id].append(message["content"]["data"]["text/markdown"])  # type: ignore[index]
+        return original(message, cell, index)
+
+    client.process_message = listen  # type: ignore[method-assign,assignment]
+    client.execute()
+
+    check_the_story(notebook)
+    check_no_secret(notebook, shared_hub_folder)
+    assert "Update completed in 15." in text_of(
+        next(c for c in notebook.cells if c.id == "timeline")
+    )
+    for texts in seen.values():
+        states = [re.sub(r"\W*(\w+).*", r"\1", text, flags=re.DOTALL) for text in texts]
+        assert list(dict.fromkeys(states)) == ["standBy", "downloading", "applying", "completed"]
+    assert len(seen["follow"]) >= 25, "the twin is read every 500 ms for 15 s"
+
+
+def test_all_cells_run_twice_in_one_kernel(kernel: Callable[..., NotebookClient]) -> None:
+    client = kernel(load(0.3))
+    for _ in range(2):
+        for cell_id in code_ids(client.nb):
+            run(client, cell_id)
+        check_the_story(client.nb)
+
+
+def test_every_cell_runs_twice_in_a_row(kernel: Callable[..., NotebookClient]) -> None:
+    client = kernel(load(0.3))
+    for cell_id in code_ids(client.nb):
+        run(client, cell_id)
+        if cell_id in ("invoke", "invoke-twice"):
+            # The second run would meet the update that the first one started.
+            run(client, {"invoke": "follow", "invoke-twice": "watch"}[cell_id])
+        run(client, cell_id)
+
+
+def test_it_runs_again_after_a_kernel_that_was_killed_in_the_middle(
+    kernel: Callable[..., NotebookClient],
+) -> None:
+    first = kernel(load(5.0))
+    for cell_id in code_ids(first.nb):
+        if cell_id == "follow":
+            break
+        run(first, cell_id)
+    run_sync(first.km.shutdown_kernel)(now=True)  # type: ignore[union-attr]
+
+    second = load()
+    client_for(second).execute()
+    check_the_story(second)
+
+
+@pytest.mark.parametrize(
+    ("cell_id", "step"),
+    [("connect", 2), ("read-twin", 2), ("on-method", 2), ("invoke", 2), ("watch", 9)],
+)
+def test_a_cell_run_too_early_says_which_step_comes_first(
+    kernel: Callable[..., NotebookClient], cell_id: str, step: int
+) -> None:
+    client = kernel(load())
+    run(client, "set-up")
+    with pytest.raises(CellExecutionError) as caught:
+        run(client, cell_id)
+    shown = text_of(next(cell for cell in client.nb.cells if cell.id == cell_id))
+    assert f"Run step {step} first." in shown
+    assert "Traceback" not in str(caught.value.traceback)
+
+
+def test_interrupting_the_wait_stops_the_watching_and_not_the_update(
+    kernel: Callable[..., NotebookClient],
+) -> None:
+    client = kernel(load(1.0))
+    for cell_id in code_ids(client.nb):
+        if cell_id == "follow":
+            break
+        run(client, cell_id)
+    original = client.process_message
+    interrupts = []  # the event loop itself keeps no hold of a task
+
+    def interrupt(message: dict[str, object], cell: NotebookNode, index: int) -> object:
+        if message["msg_type"] == "update_display_data":
+            client.process_message = original  # type: ignore[method-assign]
+            interrupts.append(asyncio.ensure_future(client.km.interrupt_kernel()))  # type: ignore[union-attr]
+        return original(message, cell, index)
+
+    client.process_message = interrupt  # type: ignore[method-assign,assignment]
+    assert "stopped watching; the update goes on" in text_of(run(client, "follow"))
+    assert "**completed**" in text_of(run(client, "follow"))
+
+
+def test_the_device_is_built_in_the_notebook_with_the_sdks_in_plain_sight() -> None:
+    code = {cell.id: cell.source for cell in load().cells if cell.cell_type == "code"}
+    ids = list(code)
+    before_the_class = "\n".join(code[cell_id] for cell_id in ids[: ids.index("device")])
+    for call in (
+        "IoTHubDeviceClient.create_from_connection_string(",
+        "client.connect()",
+        "client.patch_twin_reported_properties(",
+        "threading.Thread(",
+        "client.on_method_request_received = ",
+        "MethodResponse.create_from_method_request(",
+        "client.send_method_response(",
+        "CloudToDeviceMethod(",
+        "hub.registry.invoke_device_method(",
+        "hub.registry.get_twin(",
+    ):
+        assert call in before_the_class, call
+    assert "SimulatedDevice" not in before_the_class
+    device_lines = [
+        line
+        for cell_id in ("connect", "report", "walk", "on-method")
+        for line in code[cell_id].splitlines()
+        if line.strip()
+    ]
+    assert len(device_lines) <= 35

@@ -1,0 +1,168 @@
+"""What every committed notebook keeps to: no outputs, short cells, a frame, no secrets."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cell = dict[str, Any]
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.rglob("*.ipynb"))
+SECRET = re.compile(r"SharedAccessKey=[A-Za-z0-9+/]{16,}|sig=[A-Za-z0-9%+/]{16,}")
+
+
+def cells(notebook: Path, kind: str | None = None) -> list[Cell]:
+    found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in found if kind in (None, cell["cell_type"])]
+
+
+def source(cell: Cell) -> str:
+    return "".join(cell["source"])
+
+
+def test_there_are_notebooks_to_check() -> None:
+    assert NOTEBOOKS
+
+
+every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@every_notebook
+def test_no_output_and_no_execution_count_is_committed(notebook: Path) -> None:
+    for cell in cells(notebook, "code"):
+        assert cell["outputs"] == [] and cell["execution_count"] is None, source(cell)
+
+
+@every_notebook
+def test_the_kernel_is_the_one_that_every_machine_has(notebook: Path) -> None:
+    metadata = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]
+    assert metadata["kernelspec"]["name"] == "python3"
+    assert set(metadata["language_info"]) == {"name"}, "no version of somebody's Python"
+
+
+@every_notebook
+def test_cell_ids_are_words_and_unique(notebook: Path) -> None:
+    ids = [cell["id"] for cell in cells(notebook)]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]*", one) for one in ids)
+
+
+@every_notebook
+def test_cells_are_short(notebook: Path) -> None:
+    for cell in cells(notebook, "code"):
+        assert len([line for line in source(cell).splitlines() if line.strip()]) <= 20, source(cell)
+    for cell in cells(notebook, "markdown"):
+        assert len(source(cell).split()) <= 150, source(cell)
+
+
+@every_notebook
+def test_prose_stands_before_every_code_cell(notebook: Path) -> None:
+    kinds = [cell["cell_type"] for cell in cells(notebook)]
+    assert ("code", "code") not in pairwise(kinds)
+
+
+@every_notebook
+def test_the_frame_is_there(notebook: Path) -> None:
+    text = "\n".join(source(cell) for cell in cells(notebook, "markdown"))
+    assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1
+    for part in ("You will make", "You will be able to", "You need", "Time"):
+        assert f"**{part}**" in text
+    for part in ("Key points", "What changed on your device and hub", "Clean up", "What next"):
+        assert f"## {part}" in text
+
+
+@every_notebook
+def test_the_running_clock_adds_up(notebook: Path) -> None:
+    text = "\n".join(source(cell) for cell in cells(notebook, "markdown"))
+    steps = re.findall(r"^## Step (\d+) · .+ · (\d+) min · to here (\d+) min$", text, re.MULTILINE)
+    clock = 0
+    for number, (step, minutes, to_here) in enumerate(steps, start=1):
+        clock += int(minutes)
+        assert (int(step), int(to_here)) == (number, clock)
+    assert f"**Time** {clock} minutes" in text
+
+
+@every_notebook
+def test_no_shell_mark_no_star_import_and_no_input(notebook: Path) -> None:
+    for cell in cells(notebook, "code"):
+        tree = ast.parse(source(cell))  # fails on ! and %
+        calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call)
+                 and isinstance(node.func, ast.Name)}  # fmt: skip
+        stars = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and any(name.name == "*" for name in node.names)
+        ]
+        assert not stars and "input" not in calls
+
+
+@every_notebook
+def test_the_set_up_cell_names_the_step_of_every_name_that_a_later_cell_needs(
+    notebook: Path,
+) -> None:
+    told = {}
+    for node in ast.walk(ast.parse(source(cells(notebook, "code")[0]))):
+        if isinstance(node, ast.Dict):
+            for step, names in ast.literal_eval(node).items():
+                told |= dict.fromkeys(names.split(), step)
+    assert told == names_from_earlier_steps(notebook)
+
+
+def names_from_earlier_steps(notebook: Path) -> dict[str, int]:
+    """For each name that a cell reads and another one defines, the step that defines it."""
+    step, home, needed = 0, {}, {}
+    for cell in cells(notebook):
+        if cell["cell_type"] == "markdown":
+            heading = re.search(r"^## Step (\d+)", source(cell), re.MULTILINE)
+            step = int(heading.group(1)) if heading else step
+            continue
+        tree = ast.parse(source(cell))
+        own = set(top_level_names(tree))
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        read = {node.id for node in nodes if isinstance(node.ctx, ast.Load)} - own
+        needed |= {name: home[name] for name in read & home.keys()}
+        for name in own:
+            home.setdefault(name, step)
+    return {name: step for name, step in needed.items() if step > 1}
+
+
+def top_level_names(tree: ast.Module) -> list[str]:
+    names = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names += [alias.asname or alias.name for alias in node.names]
+        else:
+            inner = [inner for inner in ast.walk(node) if isinstance(inner, ast.Name)]
+            names += [name.id for name in inner if isinstance(name.ctx, ast.Store)]
+    return names
+
+
+@every_notebook
+def test_pictures_have_alt_text_and_links_lead_somewhere(notebook: Path) -> None:
+    for cell in cells(notebook, "markdown"):
+        for bang, alt, target in re.findall(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", source(cell)):
+            assert not bang or len(alt.split()) >= 3, f"the picture {target} needs alt text"
+            if not target.startswith(("http", "#")):
+                assert (notebook.parent / target).exists(), target
+
+
+@every_notebook
+def test_no_secret_is_in_the_file(notebook: Path) -> None:
+    assert not SECRET.search(notebook.read_text(encoding="utf-8"))
+
+
+@every_notebook
+def test_the_instructors_guide_has_a_page_for_it(notebook: Path) -> None:
+    guide = (FOLDER / "INSTRUCTOR.md").read_text(encoding="utf-8")
+    page = re.search(rf"^## {notebook.stem}\n(.+?)(?=^## |\Z)", guide, re.MULTILINE | re.DOTALL)
+    assert page, f"INSTRUCTOR.md has no section {notebook.stem}"
+    for part in ("Minutes", "Ask", "Pitfalls", "Answers", "Reset one learner"):
+        assert f"**{part}" in page.group(1)
