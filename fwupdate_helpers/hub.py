@@ -97,7 +97,7 @@ class Hub:
         self.kind = kind
         self.host_name = read_service_string(connection_string)
         self._connection_string = Secret(connection_string)
-        self._device_host = device_host or self.host_name
+        self._device_host = device_host or self.host_name.partition(":")[0]
         self._ca_file = ca_file
         self._release: weakref.finalize[Any, Any] | None = None
 
@@ -112,9 +112,8 @@ class Hub:
         config.keep_alive = True
         if self._ca_file is not None:
             config.connection.verify = str(self._ca_file)
-        if self.host_name.startswith("127."):
             # A proxy of the network cannot reach this machine's loopback addresses.
-            config.proxies.use_env_settings = False
+            config.proxies.use_env_settings = not self.host_name.startswith("127.")
         return registry
 
     @property

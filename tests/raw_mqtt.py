@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -267,3 +268,7 @@ class RawDevice:
         if not data:
             raise ConnectionError("the hub hung up")
         self._buffer += data
+
+
+OpenDevice = Callable[..., RawDevice]
+"""Opens a TLS connection for a device id; `key` and what RawDevice takes are optional."""

@@ -120,3 +120,10 @@ def assert_method_error(reply: Reply, code: int, name: str) -> None:
     details = json.loads(reply.content["Message"])
     assert details["errorCode"] == code
     assert re.fullmatch(TRACKING_ID, details["trackingId"])
+
+
+def change_desired(hub: HubProcess, device_id: str, patch: dict[str, Any]) -> int:
+    """Change desired properties as a service does; return their version."""
+    reply = call(hub, "PATCH", twin_path(device_id), {"properties": {"desired": patch}})
+    assert reply.status == 200, reply.text
+    return int(reply.content["properties"]["desired"]["$version"])

@@ -247,7 +247,9 @@ class DeviceConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Give up on a client that does not read."""
         if self._transport is not None:
-            self._transport.abort()
+            transport = self._transport
+            self.close("the client does not read")
+            transport.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tidy up; a will is sent when the client did not say goodbye."""
@@ -267,10 +269,10 @@ class DeviceConnection(asyncio.Protocol):
 
     def close(self, reason: str) -> None:
         """End the connection after what was written has gone out."""
-        if self._transport is not None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
             logger.info("device %r: connection ends: %s", self.device_id, reason)
-            self._transport.close()
-            self._transport = None
+            transport.close()
             self._endpoint.closed(self)
 
     def _check_silence(self) -> None:
@@ -400,7 +402,7 @@ class DeviceConnection(asyncio.Protocol):
             body = {"errorCode": error.code, "message": error.message}
             self._reply(error.status, query, dumps(body))
             return
-        self._store.save_twin(self.device_id, twin)
+        self._store.save_twin(self.device_id, twin, by_device=True)
         self._reply(204, query, "", version=twin.reported.version)
 
     def _reply(

@@ -166,6 +166,7 @@ class _LocalHub:
         return {
             **self._ready,
             "connected_devices": devices.connected_count,
+            "telemetry_messages": store.telemetry_count(),
             "open_hubs": len(leases.alive(self._state)),
             "journal_mode": store.journal_mode,
             "idle_timeout": self._idle_timeout,

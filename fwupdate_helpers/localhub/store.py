@@ -239,6 +239,11 @@ class Store:
                 (self.now(), device_id),
             )
 
+    def telemetry_count(self) -> int:
+        """Return how many device-to-cloud messages all devices have sent."""
+        query = "SELECT coalesce(sum(telemetry_count), 0) FROM devices"
+        return int(self._database.execute(query).fetchone()[0])
+
     # -- twins --------------------------------------------------------------------------------
 
     def twin(self, device_id: str) -> Twin:
@@ -255,9 +260,11 @@ class Store:
             version=row["twin_version"],
         )
 
-    def save_twin(self, device_id: str, twin: Twin) -> None:
-        """Write a twin."""
-        columns = {**_twin_columns(twin), "last_activity_time": self.now()}
+    def save_twin(self, device_id: str, twin: Twin, *, by_device: bool = False) -> None:
+        """Write a twin; the device's own writes count as its activity."""
+        columns = _twin_columns(twin)
+        if by_device:
+            columns["last_activity_time"] = self.now()
         changes = ", ".join(f"{name} = :{name}" for name in columns)
         with self._transaction() as database:
             database.execute(

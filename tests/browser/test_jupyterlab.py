@@ -73,7 +73,11 @@ def lab(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         yield f"{address}/lab/tree/{{}}?token={token}", notebooks
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            raise
 
 
 def wait_until_it_answers(url: str, token: str, server: subprocess.Popen[bytes], log: Path) -> None:
