@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 CALL_SECONDS = 20.0
 """How long a twin call may take before it is sent again."""
+RETRY_SECONDS = 1.0
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
 PROGRESS_SECONDS = 0.5
@@ -85,7 +86,7 @@ class SimulatedDevice:
         self._client: Any = None
         self._update: asyncio.Task[None] | None = None
         self._busy = False
-        self._stage = contract.WAITING
+        self._stage, self._ends = contract.WAITING, False
         self._evictions: deque[float] = deque(maxlen=EVICTIONS)
 
     def __repr__(self) -> str:
@@ -135,10 +136,11 @@ class SimulatedDevice:
         thread = self._thread
         if thread is None:
             return
-        if self._loop is not None and thread.is_alive():
+        self._post(self._end, None)
+        # Again and again, because a thread that has just begun has no loop yet to tell.
+        while thread is not threading.current_thread() and thread.is_alive():
+            thread.join(0.05)
             self._post(self._end, None)
-        if thread is not threading.current_thread():
-            thread.join()
 
     def __enter__(self) -> SimulatedDevice:
         return self.start()
@@ -188,15 +190,20 @@ class SimulatedDevice:
         client.on_background_exception = lambda error: self._post(self._on_sdk_error, error)
         try:
             await asyncio.wait_for(client.connect(), START_SECONDS)
+            await self._introduce()
         except Exception as error:
             self._end(_why_no_connection(error, self.device_id))
-            return
+
+    async def _introduce(self) -> None:
+        client = self._client
         # The SDK's setter waits for the hub, so it is kept off this loop.
-        await asyncio.to_thread(
-            setattr,
-            client,
-            "on_method_request_received",
-            lambda request: self._post(self._on_method, request),
+        await self._repeated(
+            lambda: asyncio.to_thread(
+                setattr,
+                client,
+                "on_method_request_received",
+                lambda request: self._post(self._on_method, request),
+            )
         )
         twin = await self._repeated(client.get_twin)
         await self._report(contract.started_patch(_now(), twin["reported"]))
@@ -307,7 +314,7 @@ class SimulatedDevice:
 
     async def _open(self, order: contract.UpdateOrder) -> None:
         self.events.add("starting", "Starting firmware update.")
-        self._stage = contract.WAITING
+        self._stage, self._ends = contract.WAITING, False
         # Acknowledged before the method is answered: whoever reads the twin after the answer
         # must not take the end of the last update for the end of this one.
         await self._report(contract.opening_patch(order.update_id, _now(), order.version))
@@ -318,7 +325,7 @@ class SimulatedDevice:
         except Exception as error:
             message = f"The update failed while {self._stage}: {error}"
             self.events.add("error", message)
-            await self._report(
+            await self._report_end(
                 contract.error_patch(_now(), self._stage, contract.CODE_INTERNAL, message)
             )
         finally:
@@ -338,7 +345,7 @@ class SimulatedDevice:
         await asyncio.sleep(self._stage_seconds)
 
         self.events.add("applied", "Image applied.")
-        await self._report(contract.completed_patch(_now()))
+        await self._report_end(contract.completed_patch(_now()))
         self.events.add("completed", "Firmware update completed.")
 
     async def _transfer(self) -> None:
@@ -353,14 +360,21 @@ class SimulatedDevice:
         update = self._update
         if update is None or update.done():
             return
+        if self._ends:  # the hub may have its last report already
+            await asyncio.wait({update}, timeout=STOP_SECONDS)
+            return
         update.cancel()
         message = f"The device was stopped while {self._stage}."
         patch = contract.error_patch(_now(), self._stage, contract.CODE_INTERRUPTED, message)
         if self._client.connected and self.error is None:
             try:
                 await asyncio.wait_for(self._report(patch), STOP_SECONDS)
-            except asyncio.TimeoutError:
+            except Exception:  # whatever it is, the device must end
                 self.events.add("error", "The hub was not told that the update was interrupted.")
+
+    async def _report_end(self, patch: Json) -> None:
+        self._ends = True
+        await self._report(patch)
 
     async def _report(self, patch: Json) -> None:
         """Write reported properties; returns when the hub has acknowledged them."""
@@ -368,16 +382,26 @@ class SimulatedDevice:
         self.events.add("reported", "Reported state updated.")
 
     async def _repeated(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Make a twin call, again when it is not answered in time (patches may come twice)."""
+        """Make a call to the hub, again when the link is lost (patches may come twice)."""
         while True:
             try:
                 return await asyncio.wait_for(call(), CALL_SECONDS)
             except asyncio.TimeoutError:
-                self.events.add("retry", "The hub did not answer a twin request; asking again.")
+                self.events.add("retry", "The hub did not answer a request; asking again.")
+            except Exception as error:
+                if not _is_lost_link(error) or self._ending.is_set():
+                    raise
+                self.events.add("retry", f"The link to the hub is lost ({error}); asking again.")
+                await asyncio.sleep(RETRY_SECONDS)
 
 
 def _refusal(code: str, message: str) -> Json:
     return {contract.ERROR_KEY: {contract.ERROR_CODE: code, contract.ERROR_MESSAGE: message}}
+
+
+def _is_lost_link(error: BaseException) -> bool:
+    lost = {"NoConnectionError", "ConnectionDroppedError", "ConnectionFailedError"}
+    return bool(lost & {type(error).__name__, type(error.__cause__).__name__})
 
 
 def _why_no_connection(error: BaseException, device_id: str) -> FirmwareUpdateError:
@@ -387,6 +411,11 @@ def _why_no_connection(error: BaseException, device_id: str) -> FirmwareUpdateEr
         found = HubUnauthorized(
             f"The hub refuses the device {device_id!r}: its key is wrong or expired, or the hub "
             "has no such device. Run the set-up cell again for a new connection string."
+        )
+    elif causes & {"ServiceError"}:
+        found = FirmwareUpdateError(
+            f"The hub refuses what the device {device_id!r} reports ({error.__cause__}). Delete "
+            "the device, then run the set-up cell again."
         )
     elif causes & {"TlsExchangeAuthError"}:
         found = HubUnavailable(

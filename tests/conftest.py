@@ -29,7 +29,7 @@ def shared_hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 
 @pytest.fixture(scope="session")
 def hub_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    """Return a local hub that runs in the foreground of a process, for all tests that do not end it."""
+    """Return a local hub that runs in the foreground of a process, for tests that do not end it."""
     with HubProcess(tmp_path_factory.mktemp("hub")) as hub:
         yield hub
 

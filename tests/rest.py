@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import sqlite3
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -127,3 +129,21 @@ def change_desired(hub: HubProcess, device_id: str, patch: dict[str, Any]) -> in
     reply = call(hub, "PATCH", twin_path(device_id), {"properties": {"desired": patch}})
     assert reply.status == 200, reply.text
     return int(reply.content["properties"]["desired"]["$version"])
+
+
+def telemetry_count(hub: HubProcess, device_id: str) -> int:
+    """Return how many messages of a device the hub has counted, read from its database."""
+    database = sqlite3.connect(f"file:{hub.state_dir / 'hub.db'}?mode=ro", uri=True)
+    try:
+        query = "SELECT telemetry_count FROM devices WHERE device_id = ?"
+        return int(database.execute(query, (device_id,)).fetchone()[0])
+    finally:
+        database.close()
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float = 10) -> None:
+    """Wait until a condition holds that no event announces."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

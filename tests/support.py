@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
 
+from fwupdate_helpers.localhub.statedir import StateDir, write_json
+
 Json = dict[str, Any]
 
 CAP_DAC_OVERRIDE = 1
@@ -77,12 +79,21 @@ def run_python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[s
     )
 
 
+def settle(state: StateDir, *, address: str | None = None) -> None:
+    """Give a state folder an address of its own, that no hub of another test takes meanwhile."""
+    state.prepare()
+    write_json(state.config_file, {"address": address or free_loopback_address()})
+
+
 class HubProcess:
     """``python -m fwupdate_helpers.localhub run`` as a child process.
 
     Attributes:
+        program: What Python runs, before the command ``run``.
         ready: The JSON line that it printed.
     """
+
+    program: tuple[str, ...] = ("-m", "fwupdate_helpers.localhub")
 
     def __init__(self, state_dir: Path, *arguments: str) -> None:
         self.state_dir = state_dir
@@ -92,7 +103,7 @@ class HubProcess:
 
     def start(self) -> Json:
         """Start the hub and wait until it is ready."""
-        command = [sys.executable, "-m", "fwupdate_helpers.localhub", "run"]
+        command = [sys.executable, *self.program, "run"]
         self._process = subprocess.Popen(
             [*command, "--state-dir", str(self.state_dir), *self._arguments],
             stdout=subprocess.PIPE,
@@ -172,3 +183,9 @@ def device_connection_string(hub: HubProcess, device_id: str) -> str:
     device = hub.registry().create_device_with_sas(device_id, None, None, "enabled")
     key = device.authentication.symmetric_key.primary_key
     return f"HostName={hub.ready['device_host']};DeviceId={device_id};SharedAccessKey={key}"
+
+
+def reported(registry: IoTHubRegistryManager, device_id: str) -> Json:
+    """Return the reported properties without what the hub adds to them."""
+    found = dict(registry.get_twin(device_id).properties.reported)
+    return {name: value for name, value in found.items() if not name.startswith("$")}

@@ -145,7 +145,7 @@ def _report_failure(state: StateDir, message: str) -> None:
 
 
 class _Masked(logging.Formatter):
-    """No code logs a secret; should one ever try, it is masked here."""
+    """Masks secrets: aiohttp quotes a malformed request, token and all; our own code logs none."""
 
     def format(self, record: logging.LogRecord) -> str:
         return _SECRET.sub(r"\1***", super().format(record))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final
-from urllib.parse import unquote
 
 from fwupdate_helpers.localhub.errors import UNAUTHORIZED, UNAUTHORIZED_ACCESS, HubError
 from fwupdate_helpers.localhub.sas import SasError, SasToken
@@ -148,4 +147,4 @@ def _read_username(username: str | None) -> tuple[str, str]:
     parts = (username or "").split("/")
     if len(parts) != 3 or not parts[2].startswith("?") or "api-version=" not in parts[2]:
         return "", ""
-    return parts[0], unquote(parts[1])
+    return parts[0], parts[1]  # the SDK encodes neither

@@ -44,6 +44,9 @@ MAX_SILENCE: Final = 1767.0
 """The longest keep-alive time-out, in seconds; shorter ones are 1.5 times the client's value."""
 MAX_UNSENT: Final = 1024 * 1024
 """Bytes that may wait for a client that does not read; one more ends its connection."""
+MAX_UNACKNOWLEDGED: Final = 100
+"""Desired changes that a device may leave unacknowledged; one more ends its connection."""
+MAX_REQUEST_ID: Final = 1024
 _REFUSED: Final = 0x80
 
 DESIRED_TOPIC: Final = "$iothub/twin/PATCH/properties/desired/"
@@ -59,11 +62,13 @@ class Session:
 
     Attributes:
         subscriptions: Topic filter to granted QoS.
+        kept: Whether it outlives the connection (a CONNECT without CleanSession).
         unacknowledged: PUBLISH packets of QoS 1 by packet id: topic and payload.
     """
 
     def __init__(self, subscriptions: dict[str, int] | None = None) -> None:
         self.subscriptions = subscriptions or {}
+        self.kept = subscriptions is not None
         self.unacknowledged: dict[int, tuple[str, bytes]] = {}
         self.connection: DeviceConnection | None = None
         self.takes_methods = asyncio.Event()
@@ -139,6 +144,9 @@ class DeviceEndpoint:
             return
         topic = f"{DESIRED_TOPIC}?$version={version}"
         payload = dumps({**patch, "$version": version}).encode()
+        if len(session.unacknowledged) >= MAX_UNACKNOWLEDGED:
+            session.connection.close("it acknowledges nothing")
+            return
         packet_id = session.next_packet_id() if qos else None
         if packet_id is not None:
             session.unacknowledged[packet_id] = (topic, payload)
@@ -180,7 +188,9 @@ class DeviceEndpoint:
             session.subscriptions.clear()
             session.unacknowledged.clear()
             self.store.delete_session(device_id)
-        present = not clean and bool(session.subscriptions)
+        elif not session.kept:
+            self.store.save_session(device_id, {})
+        present, session.kept = session.kept and not clean, not clean
         session.connection = connection
         session.refresh()
         connection.session = session
@@ -411,7 +421,10 @@ class DeviceConnection(asyncio.Protocol):
         # Sent without a look at the subscriptions: the SDK asks for the twin on every connect
         # and does not always subscribe to the reply.
         suffix = "" if version is None else f"&$version={version}"
-        topic = f"{TWIN_REPLY_TOPIC}{status}/?$rid={query.get('$rid', '')}{suffix}"
+        request_id = query.get("$rid", "")
+        if len(request_id) > MAX_REQUEST_ID:
+            raise ProtocolViolation("a request id that is too long to send back")
+        topic = f"{TWIN_REPLY_TOPIC}{status}/?$rid={request_id}{suffix}"
         self.write(packets.publish(topic, body.encode()))
 
     def _on_method_answer(self, path: str, query: dict[str, str], payload: bytes) -> None:

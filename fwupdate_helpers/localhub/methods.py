@@ -97,12 +97,12 @@ class DirectMethods:
         """
         if sum(device == device_id for device, _ in self._waiting) >= MAX_IN_FLIGHT:
             raise HubError(TOO_MANY_METHODS, f"{MAX_IN_FLIGHT} calls to the device are open.")
-        if not await devices.wait_for_methods(device_id, request.connect_timeout):
-            raise _offline()
         request_id = secrets.token_hex(8)
         answer: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         self._waiting[device_id, request_id] = answer
         try:
+            if not await devices.wait_for_methods(device_id, request.connect_timeout):
+                raise _offline()
             if not devices.send_method(device_id, request.name, request_id, request.payload):
                 raise _offline()
             # A device that drops out may come back and still answer, so nothing ends the wait

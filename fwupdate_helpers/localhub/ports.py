@@ -169,10 +169,11 @@ def port_owner(port: int, addresses: list[str]) -> str | None:
     """Name a process that listens there, where the system tells it to this user."""
     import psutil
 
+    places = {(address, port) for address in (*addresses, "0.0.0.0", "::")}  # noqa: S104
     try:
         for connection in psutil.net_connections(kind="tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
-            if listens and connection.pid and connection.laddr[0] in {*addresses, "0.0.0.0", "::"}:
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr in places
+            if listens and connection.pid:
                 return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
     except (psutil.Error, OSError):
         return None

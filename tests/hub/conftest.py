@@ -1,15 +1,18 @@
-"""Devices that speak bare MQTT."""
+"""Clients of the hub: devices that speak bare MQTT, and those of the SDKs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from azure.iot.device import IoTHubDeviceClient
 
+from fwupdate_helpers.device import SimulatedDevice
 from tests.raw_mqtt import OpenDevice, RawDevice
 from tests.rest import create_device
+from tests.sdk import Connect
 from tests.support import HubProcess
 
 
@@ -26,3 +29,44 @@ def open_device(hub_process: HubProcess) -> Iterator[OpenDevice]:
             return stack.enter_context(RawDevice(hub_process, device_id, key, **options))
 
         yield open_one
+
+
+@pytest.fixture
+def registry(hub_process: HubProcess) -> Any:
+    """Return a registry manager of `hub_process`."""
+    return hub_process.registry()
+
+
+@pytest.fixture
+def connect(hub_process: HubProcess) -> Iterator[Connect]:
+    """Return a function that makes a client from a connection string and connects it."""
+    clients: list[IoTHubDeviceClient] = []
+
+    def connect_one(connection_string: str, **options: Any) -> IoTHubDeviceClient:
+        options = {**hub_process.device_options, "connection_retry_interval": 1, **options}
+        client = IoTHubDeviceClient.create_from_connection_string(connection_string, **options)
+        clients.append(client)
+        client.connect()
+        return client
+
+    yield connect_one
+    for client in clients:
+        client.shutdown()
+
+
+@pytest.fixture
+def make(
+    hub_process: HubProcess, new_device: Callable[[str], str], device_id: str
+) -> Iterator[Callable[..., SimulatedDevice]]:
+    """Return a function that makes devices of one id; they are stopped at the end."""
+    string = new_device(device_id)
+    made: list[SimulatedDevice] = []
+
+    def make_one(stage_seconds: float = 0.0, **options: Any) -> SimulatedDevice:
+        options = {**hub_process.device_options, **options}
+        made.append(SimulatedDevice(string, stage_seconds=stage_seconds, **options))
+        return made[-1]
+
+    yield make_one
+    for device in made:
+        device.stop()

@@ -27,6 +27,7 @@ from fwupdate_helpers.errors import (
 from fwupdate_helpers.hub import CONNECTION_STRING_VARIABLE, Hub, connect_hub
 from fwupdate_helpers.localhub import background
 from fwupdate_helpers.localhub.statedir import StateDir
+from tests.support import settle
 
 KEY = base64.b64encode(b"not a key of any hub in the world").decode()
 AZURE = f"HostName=example.azure-devices.net;SharedAccessKeyName=service;SharedAccessKey={KEY}"
@@ -44,6 +45,7 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[State
     """Return the state folder of a local hub that `connect_hub` uses in this test only."""
     state = StateDir(tmp_path / "state")
     monkeypatch.setenv("FWUPDATE_STATE_DIR", str(state.path))
+    settle(state)
     yield state
     background.stop(state)
 
@@ -292,12 +294,11 @@ def test_handles_go_on_working_after_the_hub_was_stopped_and_started(
         assert str.__str__(hub.device_connection_string(device_id)) == str.__str__(before)
 
 
-def test_a_handle_of_before_a_reset_gets_a_clear_error(
-    own_state: StateDir, device_id: str
-) -> None:
+def test_a_handle_of_before_a_reset_gets_a_clear_error(own_state: StateDir, device_id: str) -> None:
     with connect_hub() as old:
         old.device_connection_string(device_id)
         background.reset(own_state)
+        settle(own_state, address=old.host_name.partition(":")[0])
         with pytest.raises(FirmwareUpdateError, match="set-up cell"):
             old.device_connection_string(device_id)
         with connect_hub() as new:

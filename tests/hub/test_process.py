@@ -30,6 +30,7 @@ from tests.support import (
     free_loopback_address,
     has_capability,
     localhub,
+    settle,
 )
 
 Json = dict[str, Any]
@@ -112,6 +113,7 @@ def test_address_ports_keys_and_ca_outlive_a_crash(own_hub_process: HubProcess) 
 def test_start_and_stop_can_be_repeated_and_the_state_stays(state: StateDir) -> None:
     assert localhub("status", state.path).returncode == 3
     assert not state.path.exists(), "to ask makes nothing"
+    settle(state)
 
     first, second = (localhub("start", state.path, "--show-keys") for _ in range(2))
     assert (first.returncode, second.returncode) == (0, 0)
