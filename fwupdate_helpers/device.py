@@ -17,13 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.connection_string import Secret, mask, read_device_string
-from fwupdate_helpers.errors import (
-    DeviceIdInUse,
-    FirmwareUpdateError,
-    HubUnauthorized,
-    HubUnavailable,
-)
+from fwupdate_helpers.errors import DeviceIdInUse, FirmwareUpdateError
 from fwupdate_helpers.events import EventLog
+from fwupdate_helpers.sdk_errors import no_connection
 
 if TYPE_CHECKING:
     from azure.iot.device import MethodRequest
@@ -192,7 +188,7 @@ class SimulatedDevice:
             await asyncio.wait_for(client.connect(), START_SECONDS)
             await self._introduce()
         except Exception as error:
-            self._end(_why_no_connection(error, self.device_id))
+            self._end(no_connection(error, self.device_id))
 
     async def _introduce(self) -> None:
         client = self._client
@@ -254,7 +250,7 @@ class SimulatedDevice:
     def _on_sdk_error(self, error: Exception) -> None:
         self.events.add("sdk-error", f"{type(error).__name__}: {error}")
         if type(error).__name__ == "UnauthorizedError":
-            self._end(_why_no_connection(error, self.device_id))
+            self._end(no_connection(error, self.device_id))
         if type(error).__name__ == "ConnectionDroppedError":
             now = asyncio.get_running_loop().time()
             self._evictions.append(now)
@@ -402,33 +398,6 @@ def _refusal(code: str, message: str) -> Json:
 def _is_lost_link(error: BaseException) -> bool:
     lost = {"NoConnectionError", "ConnectionDroppedError", "ConnectionFailedError"}
     return bool(lost & {type(error).__name__, type(error.__cause__).__name__})
-
-
-def _why_no_connection(error: BaseException, device_id: str) -> FirmwareUpdateError:
-    causes = {type(error).__name__, type(error.__cause__).__name__}
-    found: FirmwareUpdateError
-    if causes & {"CredentialError", "UnauthorizedError"}:
-        found = HubUnauthorized(
-            f"The hub refuses the device {device_id!r}: its key is wrong or expired, or the hub "
-            "has no such device. Run the set-up cell again for a new connection string."
-        )
-    elif causes & {"ServiceError"}:
-        found = FirmwareUpdateError(
-            f"The hub refuses what the device {device_id!r} reports ({error.__cause__}). Delete "
-            "the device, then run the set-up cell again."
-        )
-    elif causes & {"TlsExchangeAuthError"}:
-        found = HubUnavailable(
-            "The hub's certificate is not trusted. Pass **hub.device_options, which holds the CA "
-            "of the local hub; run the set-up cell again when the local hub was reset."
-        )
-    else:
-        found = HubUnavailable(
-            f"The device {device_id!r} reaches no hub ({type(error).__name__}). Run the set-up "
-            "cell again; on a network that blocks port 8883, ask for it to be opened."
-        )
-    found.__cause__ = error
-    return found
 
 
 def _now() -> datetime:

@@ -1,6 +1,6 @@
-"""From the exceptions of azure-iot-hub to this kit's errors.
+"""From the exceptions of the two SDKs to this kit's errors.
 
-The SDK keeps IoT Hub's error code hidden in the body of the response; here it decides.
+azure-iot-hub keeps IoT Hub's error code hidden in the body of the response; here it decides.
 """
 
 from __future__ import annotations
@@ -171,3 +171,35 @@ def _no_response(device_id: str, cause: Exception | None) -> FirmwareUpdateError
         f"The hub {what}. Check that it runs and that the network leads to it; "
         "for the local hub, run the notebook's set-up cell again."
     )
+
+
+def no_connection(error: BaseException, device_id: str) -> FirmwareUpdateError:
+    """Tell why a device client of azure-iot-device could not connect, or was turned away.
+
+    The SDK hides the reason in the cause of its error, so both are looked at by name.
+    """
+    causes = {type(error).__name__, type(error.__cause__).__name__}
+    found: FirmwareUpdateError
+    if causes & {"CredentialError", "UnauthorizedError"}:
+        found = HubUnauthorized(
+            f"The hub refuses the device {device_id!r}: its key is wrong or expired, or the hub "
+            "has no such device. Run the set-up cell again for a new connection string."
+        )
+    elif causes & {"ServiceError"}:
+        found = FirmwareUpdateError(
+            f"The hub refuses what the device {device_id!r} reports ({error.__cause__}). Delete "
+            "the device, then run the set-up cell again."
+        )
+    elif causes & {"TlsExchangeAuthError"}:
+        found = HubUnavailable(
+            "The hub's certificate is not trusted. Pass **hub.device_options, which holds the CA "
+            "of the local hub; run the set-up cell again when the local hub was reset."
+        )
+    else:
+        found = HubUnavailable(
+            f"The device {device_id!r} reaches no hub ({type(error).__name__}). Run the set-up "
+            "cell again. On a network that blocks port 8883, ask for it to be opened; a device "
+            "identity that is disabled is turned away, too."
+        )
+    found.__cause__ = error
+    return found

@@ -138,7 +138,11 @@ def reset(state: StateDir) -> None:
         return
     with _starting(state):
         _stop(state)
+        config = read_json(state.config_file) or {}
         state.remove_state()
+        # At the same address, what is still open elsewhere gets a plain 401.
+        place = {name: config[name] for name in ("address", "service_port") if name in config}
+        write_json(state.config_file, place)
 
 
 def request(state: StateDir, method: str, path: str) -> Json:

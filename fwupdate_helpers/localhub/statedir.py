@@ -88,8 +88,14 @@ class StateDir:
                 f"The folder {self.path} belongs to another user, or all users share it. "
                 f"Set the variable {STATE_DIR_VARIABLE} to a folder of your own."
             )
-        if stat.S_IMODE(details.st_mode) != 0o700:
-            self.path.chmod(0o700)
+        if stat.S_IMODE(details.st_mode) == 0o700:
+            return
+        if not self.was_used and any(self.path.iterdir()):
+            raise LocalHubError(
+                f"The folder {self.path} holds other files, and the local hub would have to close "
+                "it to everybody but you. Give it an empty folder or one that is not there yet."
+            )
+        self.path.chmod(0o700)
 
     def remove_state(self) -> None:
         """Delete all that the hub keeps: registry, twins, keys and certificates."""

@@ -151,7 +151,9 @@ def test_reset_deletes_devices_keys_and_ca(own_hub_process: HubProcess) -> None:
     assert reset.returncode == 0
     assert own_hub_process.process.wait(20) == 0
     left = {path.name for path in own_hub_process.state_dir.iterdir()}
-    assert left <= {"hub.lock", "start.lock"}
+    assert left <= {"hub.lock", "start.lock", "config.json"}
+    kept = json.loads((own_hub_process.state_dir / "config.json").read_text())
+    assert kept.keys() == {"address", "service_port"}, "the place, no key"
     assert localhub("reset", own_hub_process.state_dir).returncode == 0
 
     own_hub_process.start()
@@ -347,3 +349,13 @@ def test_a_folder_that_cannot_be_ours_gets_an_error_with_the_variable_to_set(
         assert "Traceback" not in refused.stderr
     if os.getuid() == 0:
         assert stat.S_IMODE((tmp_path / "foreign").stat().st_mode) == 0o755
+
+
+def test_a_folder_that_holds_other_files_is_left_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir(mode=0o755)
+    (folder / "letter.txt").touch()
+    refused = localhub("start", folder)
+    assert refused.returncode == 1 and "holds other files" in refused.stderr
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert [path.name for path in folder.iterdir()] == ["letter.txt"]
