@@ -83,6 +83,21 @@ def device_app(
     process.communicate()
 
 
+@pytest.fixture
+def service_app(
+    hub_process: HubProcess, device_id: str, tmp_path: Path
+) -> Callable[[], subprocess.Popen[str]]:
+    """Return a function that starts `fwupdate-service` on `hub_process` for this test's device."""
+
+    def start() -> subprocess.Popen[str]:
+        file = tmp_path / "service-connection-string"
+        file.write_text(hub_process.connection_string, encoding="utf-8")
+        options = ("--ca-file", hub_process.ca_file, "--device-id", device_id)
+        return app("fwupdate-service", "--connection-string-file", str(file), *options)
+
+    return start
+
+
 def test_the_two_apps_tell_the_story_of_the_tutorial_in_its_order() -> None:
     device = app("fwupdate-device", "--stage-seconds", "0.7")
     start = read_until(device, "Waiting for commands")
@@ -137,7 +152,7 @@ def test_a_service_that_finds_states_by_text_in_the_raw_twin_sees_all_four(
 
 
 def test_the_service_works_with_the_device_of_azures_tutorial(
-    hub_process: HubProcess, device_id: str, string_file: Callable[[str], str]
+    hub_process: HubProcess, device_id: str, service_app: Callable[[], subprocess.Popen[str]]
 ) -> None:
     """That device knows no update id, no `firmwareUpdate` object, and naive local times."""
     client = IoTHubDeviceClient.create_from_connection_string(
@@ -161,10 +176,7 @@ def test_the_service_works_with_the_device_of_azures_tutorial(
     report(firmwareStatus="standBy", logTime=now())
     client.on_method_request_received = update
     try:
-        file = string_file(hub_process.connection_string)
-        service = app("fwupdate-service", "--connection-string-file", file,
-                      "--ca-file", hub_process.ca_file, "--device-id", device_id)  # fmt: skip
-        status, told, errors = finish(service)
+        status, told, errors = finish(service_app())
     finally:
         client.shutdown()
     assert (status, errors) == (0, "")
@@ -185,30 +197,20 @@ def test_a_connection_string_comes_by_standard_input_or_by_variable(
 
 
 def test_ctrl_c_ends_the_service_cleanly(
-    hub_process: HubProcess,
-    device_id: str,
-    device_app: subprocess.Popen[str],
-    string_file: Callable[[str], str],
+    device_app: subprocess.Popen[str], service_app: Callable[[], subprocess.Popen[str]]
 ) -> None:
     read_until(device_app, "Waiting for commands")
-    file = string_file(hub_process.connection_string)
-    service = app("fwupdate-service", "--connection-string-file", file,
-                  "--ca-file", hub_process.ca_file, "--device-id", device_id)  # fmt: skip
+    service = service_app()
     read_until(service, "Waiting on device...")
     service.send_signal(signal.SIGINT)
     assert finish(service)[::2] == (0, "")
 
 
 def test_an_update_that_fails_ends_the_service_with_its_reason(
-    hub_process: HubProcess,
-    device_id: str,
-    device_app: subprocess.Popen[str],
-    string_file: Callable[[str], str],
+    device_app: subprocess.Popen[str], service_app: Callable[[], subprocess.Popen[str]]
 ) -> None:
     read_until(device_app, "Waiting for commands")
-    file = string_file(hub_process.connection_string)
-    service = app("fwupdate-service", "--connection-string-file", file,
-                  "--ca-file", hub_process.ca_file, "--device-id", device_id)  # fmt: skip
+    service = service_app()
     read_until(service, "Waiting on device...")
     device_app.send_signal(signal.SIGINT)
     status, told, errors = finish(service)

@@ -6,9 +6,9 @@ against the local hub in tests/hub.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from fwupdate_helpers.errors import (
     UpdateRejected,
     UpdateTimeout,
 )
+from fwupdate_helpers.localhub.twins import merge
 from fwupdate_helpers.service import (
     invoke_firmware_update,
     update_failure,
@@ -99,21 +100,10 @@ def at(seconds: float) -> datetime:
     return BEGIN + timedelta(seconds=seconds)
 
 
-def merge(target: Json, patch: Json) -> Json:
-    for key, value in patch.items():
-        if value is None:
-            target.pop(key, None)
-        elif isinstance(value, dict):
-            target[key] = merge(dict(target.get(key) or {}), value)
-        else:
-            target[key] = value
-    return target
-
-
 def states(*patches: Json) -> list[Json]:
     """The reported properties after each of the patches."""
-    reported: Json = {}
-    return [copy.deepcopy(merge(reported, patch)) for patch in patches]
+    empty: Json = {}
+    return list(accumulate(patches, merge, initial=empty))[1:]
 
 
 class Looks:

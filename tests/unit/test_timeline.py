@@ -25,6 +25,7 @@ from fwupdate_helpers.contract import (
     WAITING,
 )
 from fwupdate_helpers.errors import FirmwareUpdateError
+from fwupdate_helpers.localhub.twins import merge
 from fwupdate_helpers.reported import parse_time, reported_error, update_outcome
 from fwupdate_helpers.timeline import UpdateTimeline, format_seconds
 
@@ -34,17 +35,6 @@ BEGIN = datetime(2026, 5, 4, 12, 30, tzinfo=timezone.utc)
 
 def at(seconds: float) -> datetime:
     return BEGIN + timedelta(seconds=seconds)
-
-
-def merge(target: Json, patch: Json) -> Json:
-    for key, value in patch.items():
-        if value is None:
-            target.pop(key, None)
-        elif isinstance(value, dict):
-            target[key] = merge(dict(target.get(key) or {}), value)
-        else:
-            target[key] = value
-    return target
 
 
 def stamp(patch: Json, when: datetime) -> Json:
@@ -58,8 +48,8 @@ def reported_after(*patches: tuple[float, Json], hub_offset: float | None = 0.05
     reported: Json = {}
     metadata: Json = {}
     for seconds, patch in patches:
-        merge(reported, patch)
-        merge(metadata, stamp(patch, at(seconds + (hub_offset or 0))))
+        reported = merge(reported, patch)
+        metadata = merge(metadata, stamp(patch, at(seconds + (hub_offset or 0))))
     return reported if hub_offset is None else {**reported, "$metadata": metadata, "$version": 7}
 
 
