@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -168,15 +169,20 @@ def test_the_service_works_with_the_device_of_azures_tutorial(
     def update(request: Any) -> None:
         answer = {"Response": "Firmware update started"}
         client.send_method_response(MethodResponse.create_from_method_request(request, 200, answer))
+        assert watched.wait(60), "that device waits 15 s before it downloads"
         report(firmwareStatus="downloading", downloadComplete=now())
         report(firmwareStatus="applying", startedApplyingImage=now())
         report(firmwareStatus="completed", lastFirmwareUpdate=now())
 
+    watched = threading.Event()
     client.connect()
     report(firmwareStatus="standBy", logTime=now())
     client.on_method_request_received = update
     try:
-        status, told, errors = finish(service_app())
+        service = service_app()
+        read_until(service, "Waiting on device...")
+        watched.set()
+        status, told, errors = finish(service)
     finally:
         client.shutdown()
     assert (status, errors) == (0, "")
