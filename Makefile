@@ -1,7 +1,7 @@
 # Everything one does with this repository. Each target sets up what it needs in .venv, once.
 # Works with GNU make 3.81 (macOS) and later. On Windows, README.md has the commands that do the same.
 
-FIRST_NOTEBOOK ?= notebooks/02_firmware_update.ipynb
+FIRST_NOTEBOOK ?= 02_firmware_update.ipynb
 DEMO_NOTEBOOK := notebooks/02_firmware_update.ipynb
 LAB_ARGS ?=
 TEST_ARGS ?=
@@ -95,9 +95,11 @@ $(READY): pyproject.toml constraints.txt $(REBUILD)
 	$(COMPILE) || true; \
 	printf '%s\n' '$(CURDIR)' > $(READY)
 
+# As default_url, the notebook is also in the address that is printed where no browser can be opened.
 # The folder jupyter/ has the settings with which JupyterLab asks no questions, and runs for root, too.
 lab: $(READY) ## open JupyterLab on the first notebook (LAB_ARGS=… is passed on)
-	@JUPYTER_CONFIG_PATH='$(CURDIR)/jupyter' exec $(PY) -m jupyterlab $(LAB_ARGS) '$(FIRST_NOTEBOOK)'
+	@JUPYTER_CONFIG_PATH='$(CURDIR)/jupyter' exec $(PY) -m jupyterlab --ServerApp.root_dir=notebooks \
+	  --LabApp.default_url='/lab/tree/$(FIRST_NOTEBOOK)' $(LAB_ARGS)
 
 test: $(READY) ## run the tests (TEST_ARGS=… is passed on to pytest)
 	$(LOCAL_ONLY) $(PY) -m pytest $(TEST_ARGS)
