@@ -6,6 +6,7 @@ starting the local hub imports no Azure SDK, no matplotlib and no ipywidgets.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from fwupdate_helpers.hub import Hub, connect_hub
     from fwupdate_helpers.service import invoke_firmware_update, wait_for_update, watch_update
     from fwupdate_helpers.timeline import UpdateTimeline
+
+# Without a handler, Python prints the SDK's warnings to stderr, under whatever cell runs then.
+logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
 
 _HOME = {
     "FirmwareUpdateError": "errors",

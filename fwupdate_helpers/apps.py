@@ -93,7 +93,10 @@ def _parser(name: str, description: str, variable: str) -> argparse.ArgumentPars
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < 86_400:
         raise argparse.ArgumentTypeError("seconds from 0 to a day")
     return value

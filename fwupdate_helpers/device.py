@@ -8,7 +8,6 @@ between a request and its answer (measured with azure-iot-device 2.14).
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -36,9 +35,6 @@ PROGRESS_SECONDS = 0.5
 """At most two progress reports a second."""
 EVICTIONS, EVICTION_SECONDS = 3, 5.0
 """So many lost connections in so many seconds mean that another client uses the device id."""
-
-# Without a handler, Python prints a library's warnings to stderr, under whatever cell runs then.
-logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
 
 _running: dict[str, SimulatedDevice] = {}
 _running_lock = threading.Lock()
@@ -87,6 +83,7 @@ class SimulatedDevice:
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "stopped"
+        state += f", {type(self.error).__name__}: {self.error}" if self.error else ""
         return f"SimulatedDevice({self.device_id!r}, {state})"
 
     @property
@@ -149,6 +146,10 @@ class SimulatedDevice:
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
+        except Exception as error:
+            self.error = FirmwareUpdateError(f"The device ended: {type(error).__name__}: {error}")
+            self.error.__cause__ = error
+            self.events.add("error", str(self.error))
         finally:
             self._loop = None
             if _running.get(self._key) is self:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fwupdate_helpers.connection_string import Secret, read_device_key, read_service_string
-from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable, InvalidConnectionString
+from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
 from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _from_env_file(folder: Path) -> str | None:
         return None
     from dotenv import dotenv_values
 
-    return dotenv_values(file).get(CONNECTION_STRING_VARIABLE)
+    return dotenv_values(file, encoding="utf-8-sig").get(CONNECTION_STRING_VARIABLE)
 
 
 def _connect_local_hub() -> Hub:
@@ -183,7 +183,10 @@ class Hub:
         self._release = weakref.finalize(self, _delete, lease)
 
     def close(self) -> None:
-        """Close this kernel's connections to the hub; the local hub runs on for the others."""
+        """Close this kernel's service connections; the local hub runs on for the others.
+
+        A `SimulatedDevice` has connections of its own, and its own ``stop``.
+        """
         if "registry" in self.__dict__:
             self.registry.protocol.close()
             del self.registry
@@ -230,6 +233,9 @@ def _words(*texts: str) -> str:
 
 
 def _user_name() -> str:
+    # On a JupyterHub everybody is the same user of a container.
+    if name := os.environ.get("JUPYTERHUB_USER"):
+        return name
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user id without a name
@@ -240,4 +246,4 @@ def _delete(lease: Path) -> None:
     lease.unlink(missing_ok=True)
 
 
-__all__ = ["CONNECTION_STRING_VARIABLE", "Hub", "InvalidConnectionString", "connect_hub"]
+__all__ = ["CONNECTION_STRING_VARIABLE", "Hub", "connect_hub"]

@@ -145,7 +145,8 @@ def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
     if status == 401:
         return HubUnauthorized(
             "The hub refused the service's credentials. Check that the connection string is of "
-            "this hub, that its policy permits service connect, and that the clock here is right."
+            "this hub, that its policy has the permissions registry read, registry write and "
+            "service connect (iothubowner has them), and that the clock here is right."
         )
     advice = _ADVICE.get(status, "try again later")
     message = f"The hub refused a request about device {device_id} with {code or status}: {advice}."

@@ -258,9 +258,10 @@ class _Watch:
         if current == self.update_id:
             self.seen = True
             return update_outcome(reported) is not None
-        if self.seen:
+        if self.seen or update != self.first.get(contract.UPDATE):
             raise _superseded(self.device_id, self.update_id)
-        return False
+        # Left by another device with this id: this one reports no update id.
+        return _final(reported) and _moved(reported, self.first)
 
     @staticmethod
     def _any_ended(reported: contract.Json, first: contract.Json) -> bool:

@@ -43,7 +43,7 @@ import os, subprocess, sys
 os.umask(0o077)
 flags = {"start_new_session": True}
 if sys.platform == "win32":
-    flags = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
+    flags = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
 null = subprocess.DEVNULL
 with open(sys.argv[1], "w") as errors:
     hub = subprocess.Popen(
@@ -141,7 +141,7 @@ def reset(state: StateDir) -> None:
         config = read_json(state.config_file) or {}
         state.remove_state()
         # At the same address, what is still open elsewhere gets a plain 401.
-        place = {name: config[name] for name in ("address", "service_port") if name in config}
+        place: Json = {name: config[name] for name in ("address", "service_port") if name in config}
         write_json(state.config_file, place)
 
 
@@ -235,7 +235,8 @@ def _wait_until_ready(state: StateDir, pid: int) -> None:
     deadline = time.monotonic() + _START_TIMEOUT
     while time.monotonic() < deadline:
         alive = _is_alive(pid)
-        if (read_json(state.running_file) or {}).get("pid") == pid:
+        # Its pid is not compared: in a Windows venv, python.exe starts the real one.
+        if read_json(state.running_file) is not None:
             return
         if (failure := read_json(state.failure_file)) is not None:
             raise LocalHubError(str(failure.get("message")))
@@ -265,6 +266,7 @@ def _stop(state: StateDir) -> bool:
     if not _is_locked(state):
         state.running_file.unlink(missing_ok=True)
         return False
+    pid = (read_json(state.running_file) or {}).get("pid")
     try:
         request(state, "POST", "/$localhub/stop")
     except (LocalHubError, OSError) as error:
@@ -274,7 +276,16 @@ def _stop(state: StateDir) -> bool:
         raise LocalHubError(
             f"The local hub was told to stop and still runs. Its log: {state.log_file}"
         )
+    if isinstance(pid, int):
+        _wait_for_end(pid)
     return True
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait until a process that has let go of its lock is gone: on Windows it holds its log."""
+    deadline = time.monotonic() + _MOMENT
+    while _is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(_POLL)
 
 
 def _lets_go(state: StateDir, seconds: float) -> bool:

@@ -7,7 +7,6 @@ import ipaddress
 import os
 import socket
 import sys
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -178,10 +177,3 @@ def port_owner(port: int, addresses: list[str]) -> str | None:
     except (psutil.Error, OSError):
         return None
     return None
-
-
-def answers(address: str, port: int) -> bool:
-    """Tell whether something accepts connections there."""
-    with closing(socket.socket()) as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((address, port)) == 0

@@ -123,6 +123,7 @@ class ServiceEndpoint:
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
         for method, path, name in NOT_BUILT:
             route(method, path, self._guarded(SERVICE_CONNECT, _not_built(name)))
+        route("*", "/{anything:.*}", self._guarded(SERVICE_CONNECT, _no_such_route))
         return app
 
     def _guarded(self, permission: str, handler: Handler) -> Handler:
@@ -232,6 +233,10 @@ def _not_built(name: str) -> Handler:
         )
 
     return refuse
+
+
+async def _no_such_route(request: web.Request) -> web.Response:
+    raise HubError(ROUTE_NOT_FOUND, f"IoT Hub has no route {request.method} {request.path}.")
 
 
 def _device_id(request: web.Request) -> str:
@@ -395,10 +400,6 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _error(error)
     except web.HTTPRequestEntityTooLarge:
         return _error(HubError(MESSAGE_TOO_LARGE, f"The body is over {MAX_BODY} bytes."))
-    except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
-        return _error(
-            HubError(ROUTE_NOT_FOUND, f"IoT Hub has no route {request.method} {request.path}.")
-        )
     except web.HTTPException:
         raise
     except Exception:

@@ -59,7 +59,10 @@ class StateDir:
     @property
     def was_used(self) -> bool:
         """Whether a hub has run with this folder; False where this user may not look."""
-        return os.path.exists(self.hub_lock)  # noqa: PTH110 (Path.exists would raise then)
+        # Windows has no lock file between two runs; and Path.exists would raise where os.path's
+        # answers False.
+        files = (self.hub_lock, self.config_file, self.database)
+        return any(os.path.exists(file) for file in files)  # noqa: PTH110
 
     def prepare(self) -> None:
         """Make the folder, private to this user (mode 0700).

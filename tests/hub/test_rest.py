@@ -186,6 +186,7 @@ def test_a_route_that_iot_hub_does_not_have_is_said_to_be_none(hub_process: HubP
         reply = call(hub_process, method, path)
         assert_error(reply, 404000, "NotFound")
         assert f"{method} {path}" in reply.content["Message"]
+        assert call(hub_process, method, path, authorization="").status == 401
 
 
 @pytest.mark.parametrize("query", ["", "api-version=", "other=1"])

@@ -86,6 +86,7 @@ def check_the_story(notebook: NotebookNode) -> None:
     assert "SharedAccessKey=***" in text_of(cell["identity"])
     assert "'firmwareStatus': 'standBy'" in text_of(cell["read-twin"])
     assert "200 {'Response': 'Firmware update started'}" in text_of(cell["invoke"])
+    assert "listening: True" in text_of(cell["invoke"])
     assert "**completed**" in text_of(cell["follow"])
     assert "Update completed" in text_of(cell["timeline-hand-built"])
     assert text_of(cell["call-twice"]).count("200") == 2
@@ -104,9 +105,12 @@ def check_the_story(notebook: NotebookNode) -> None:
 def check_no_secret(notebook: NotebookNode, state_dir: Path) -> None:
     """No policy key of the hub, and nothing that looks like a device key, is in any output."""
     text = nbformat.writes(notebook)
+    outputs = [cell for cell in notebook.cells if cell.cell_type == "code"]
     keys = [key for pair in load_config(StateDir(state_dir))["policies"].values() for key in pair]
     assert not [key for key in keys if key in text]
     assert not re.search(r"SharedAccessKey=[^*\"';]|sig=[A-Za-z0-9%]{16}", text)
+    shown = "\n".join(re.sub(r"data:image/png[^\"]*", "", text_of(cell)) for cell in outputs)
+    assert not re.search(r"[A-Za-z0-9+/]{43}=", shown), "looks like a key of a device"
 
 
 def test_it_runs_from_the_first_cell_to_the_timeline(shared_hub_folder: Path) -> None:
@@ -155,9 +159,8 @@ def test_every_cell_runs_twice_in_a_row(kernel: Callable[..., NotebookClient]) -
     client = kernel(load(0.3))
     for cell_id in code_ids(client.nb):
         run(client, cell_id)
-        if cell_id in ("invoke", "invoke-twice"):
-            # The second run would meet the update that the first one started.
-            run(client, {"invoke": "follow", "invoke-twice": "watch"}[cell_id])
+        if cell_id == "invoke":
+            run(client, "follow")  # the second run would meet the update of the first one
         run(client, cell_id)
 
 
@@ -178,7 +181,7 @@ def test_it_runs_again_after_a_kernel_that_was_killed_in_the_middle(
 
 @pytest.mark.parametrize(
     ("cell_id", "step"),
-    [("connect", 2), ("read-twin", 2), ("on-method", 2), ("invoke", 2), ("watch", 9)],
+    [("connect", 2), ("read-twin", 2), ("on-method", 4), ("invoke", 2), ("watch", 9)],
 )
 def test_a_cell_run_too_early_says_which_step_comes_first(
     kernel: Callable[..., NotebookClient], cell_id: str, step: int
@@ -190,6 +193,35 @@ def test_a_cell_run_too_early_says_which_step_comes_first(
     shown = text_of(next(cell for cell in client.nb.cells if cell.id == cell_id))
     assert f"Run step {step} first." in shown
     assert "Traceback" not in str(caught.value.traceback)
+
+
+@pytest.mark.parametrize(
+    ("before", "cell_id", "step"),
+    [
+        (("identity", "connect"), "on-method", 4),
+        (("identity", "connect"), "invoke", 5),
+        (("identity", "connect", "walk"), "on-method", 3),
+    ],
+)
+def test_a_step_that_was_left_out_is_named_before_anything_hangs(
+    kernel: Callable[..., NotebookClient], before: tuple[str, ...], cell_id: str, step: int
+) -> None:
+    client = kernel(load())
+    for earlier in ("set-up", *before):
+        run(client, earlier)
+    with pytest.raises(CellExecutionError, match=f"Run step {step} first"):
+        run(client, cell_id)
+
+
+def test_a_client_that_connects_again_keeps_its_handler(
+    kernel: Callable[..., NotebookClient],
+) -> None:
+    client = kernel(load(0.3))
+    for cell_id in code_ids(client.nb)[: code_ids(client.nb).index("invoke")]:
+        run(client, cell_id)
+    run(client, "connect")
+    assert "200" in text_of(run(client, "invoke"))
+    assert "**completed**" in text_of(run(client, "follow"))
 
 
 def test_interrupting_the_wait_stops_the_watching_and_not_the_update(

@@ -231,6 +231,20 @@ def test_the_tutorials_device_still_tells_of_its_last_update_at_first() -> None:
     assert Looks(looks[0], looks[0], looks[-1]).statuses("u1") == ["completed", "completed"]
 
 
+def test_the_tutorials_device_on_an_id_that_a_device_of_ours_had_is_watched_by_status() -> None:
+    left = walk("of-an-older-device")[-1]
+    looks = [merge(left, {"firmwareStatus": "standBy"})]
+    for patch in TUTORIAL[1:]:
+        looks.append(merge(looks[-1], patch))
+    assert Looks(*looks).statuses("u1") == ALL_FOUR
+
+
+def test_an_update_of_somebody_else_that_begins_while_ours_is_not_seen_supersedes_it() -> None:
+    with pytest.raises(UpdateFailed) as caught:
+        Looks(walk("older")[-1], *walk("newer", start=60)).statuses("u1")
+    assert caught.value.code == "superseded"
+
+
 def test_a_watch_that_takes_too_long_says_where_the_device_stopped() -> None:
     registry = Looks(*states(*walk()[:2]))
     with pytest.raises(UpdateTimeout, match="last reported downloading"):
