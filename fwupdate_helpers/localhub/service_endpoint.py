@@ -6,11 +6,8 @@ and Microsoft's service.json; error bodies as seen in public captures.
 
 from __future__ import annotations
 
-import logging
 import re
-import secrets
-from collections.abc import Awaitable, Callable
-from datetime import datetime, timezone
+from collections.abc import Callable
 from typing import Any, Final
 
 from aiohttp import web
@@ -22,21 +19,25 @@ from fwupdate_helpers.localhub.authentication import (
     Authenticator,
 )
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
+from fwupdate_helpers.localhub.error_responses import (
+    MAX_BODY,
+    Handler,
+    errors_as_json,
+    method_error,
+)
 from fwupdate_helpers.localhub.errors import (
     ARGUMENT_INVALID,
     DEVICE_NOT_FOUND,
     INVALID_PROTOCOL_VERSION,
-    MESSAGE_TOO_LARGE,
     NOT_IMPLEMENTED,
     PRECONDITION_FAILED,
     ROUTE_NOT_FOUND,
-    SERVER_ERROR,
     HubError,
 )
+from fwupdate_helpers.localhub.identities import identity_fields, identity_json, twin_json
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
-from fwupdate_helpers.localhub.sas import is_key, new_key
-from fwupdate_helpers.localhub.store import Identity, Store
+from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.twins import (
     Twin,
     desired_patch,
@@ -44,14 +45,8 @@ from fwupdate_helpers.localhub.twins import (
     replace_by_service,
 )
 
-logger = logging.getLogger(__name__)
-
 Json = dict[str, Any]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-MAX_BODY: Final = 1024 * 1024
 _DEVICE_ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
-_AUTHENTICATION_TYPES = ("sas", "selfSigned", "certificateAuthority", "none")
 
 NOT_BUILT: Final = (
     ("POST", "/devices", "bulk registry operations"),
@@ -109,7 +104,7 @@ class ServiceEndpoint:
 
     def application(self) -> web.Application:
         """Return the aiohttp application with all routes."""
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors_as_json])
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[errors_as_json])
         route = app.router.add_route
         route("GET", "/devices", self._guarded(REGISTRY_READ, self._list_devices))
         route("GET", "/devices/{id}", self._guarded(REGISTRY_READ, self._get_device))
@@ -153,10 +148,10 @@ class ServiceEndpoint:
     async def _list_devices(self, request: web.Request) -> web.Response:
         top = request.query.get("top", "")
         limit = int(top) if re.fullmatch(r"[0-9]{1,4}", top) and 1 <= int(top) <= 1000 else 1000
-        return _json([_identity_json(identity) for identity in self._store.list(limit)])
+        return _json([identity_json(identity) for identity in self._store.list(limit)])
 
     async def _get_device(self, request: web.Request) -> web.Response:
-        return _json(_identity_json(self._store.get(_device_id(request))))
+        return _json(identity_json(self._store.get(_device_id(request))))
 
     async def _put_device(self, request: web.Request) -> web.Response:
         device_id = _device_id(request)
@@ -164,14 +159,14 @@ class ServiceEndpoint:
         if body.get("deviceId", device_id) != device_id:
             raise HubError(ARGUMENT_INVALID, "The deviceId of the body is not that of the path.")
         if "If-Match" not in request.headers:
-            identity = self._store.create(device_id, **_identity_fields(body, None))
+            identity = self._store.create(device_id, **identity_fields(body, None))
         else:
             before = self._store.get(device_id)
             _check_etag(request, before.etag)
-            identity = self._store.update(device_id, **_identity_fields(body, before))
+            identity = self._store.update(device_id, **identity_fields(body, before))
             if not identity.enabled:
                 self._devices.disconnect(device_id, "the device identity was disabled")
-        return _json(_identity_json(identity))
+        return _json(identity_json(identity))
 
     async def _delete_device(self, request: web.Request) -> web.Response:
         device_id = _device_id(request)
@@ -209,7 +204,7 @@ class ServiceEndpoint:
         return self._twin(device_id, twin)
 
     def _twin(self, device_id: str, twin: Twin) -> web.Response:
-        return _json(_twin_json(self._store.get(device_id), twin))
+        return _json(twin_json(self._store.get(device_id), twin))
 
     # -- direct methods -----------------------------------------------------------------------
 
@@ -221,7 +216,7 @@ class ServiceEndpoint:
                 raise HubError(DEVICE_NOT_FOUND, f"The device '{device_id}' is disabled.")
             return _json(await self._methods.invoke(self._devices, device_id, method))
         except HubError as error:
-            return _method_error(error)
+            return method_error(error)
 
 
 def _not_built(name: str) -> Handler:
@@ -258,150 +253,5 @@ def _check_etag(request: web.Request, etag: str) -> None:
         )
 
 
-def _identity_fields(body: Json, before: Identity | None) -> Json:
-    status = body.get("status") or "enabled"
-    reason, capabilities = body.get("statusReason"), body.get("capabilities")
-    if status not in ("enabled", "disabled"):
-        raise HubError(ARGUMENT_INVALID, "status must be 'enabled' or 'disabled'.")
-    if reason is not None and not (isinstance(reason, str) and len(reason) <= 128):
-        raise HubError(ARGUMENT_INVALID, "statusReason must be a text of at most 128 characters.")
-    edge = bool(capabilities.get("iotEdge")) if isinstance(capabilities, dict) else False
-    return {
-        "status": status,
-        "status_reason": reason,
-        "authentication": _authentication(body.get("authentication"), before),
-        "capabilities": {"iotEdge": edge},
-    }
-
-
-def _authentication(given: Any, before: Identity | None) -> Json:
-    if given is None and before is not None:
-        return before.authentication
-    given = given or {}
-    if not isinstance(given, dict) or given.get("type", "sas") not in _AUTHENTICATION_TYPES:
-        raise HubError(
-            ARGUMENT_INVALID, f"authentication.type must be one of {_AUTHENTICATION_TYPES}."
-        )
-    kind = given.get("type", "sas")
-    keys, thumbprints = given.get("symmetricKey") or {}, given.get("x509Thumbprint") or {}
-    if not isinstance(keys, dict) or not isinstance(thumbprints, dict):
-        raise HubError(ARGUMENT_INVALID, "symmetricKey and x509Thumbprint must be objects.")
-    if not all(isinstance(one, (str, type(None))) for one in thumbprints.values()):
-        raise HubError(ARGUMENT_INVALID, "A thumbprint must be a text.")
-    return {
-        "symmetricKey": {
-            name: _key(keys.get(name), generate=kind == "sas")
-            for name in ("primaryKey", "secondaryKey")
-        },
-        "x509Thumbprint": {
-            name: thumbprints.get(name) for name in ("primaryThumbprint", "secondaryThumbprint")
-        },
-        "type": kind,
-    }
-
-
-def _key(given: Any, *, generate: bool) -> str | None:
-    if given in (None, ""):
-        return new_key() if generate else None
-    if not is_key(given):
-        raise HubError(ARGUMENT_INVALID, "A symmetric key must be base64 of 16 to 64 bytes.")
-    return str(given)
-
-
-def _identity_json(identity: Identity) -> Json:
-    return {
-        "deviceId": identity.device_id,
-        "generationId": identity.generation_id,
-        "etag": identity.etag,
-        "connectionState": identity.connection_state,
-        "status": identity.status,
-        "statusReason": identity.status_reason,
-        "connectionStateUpdatedTime": identity.connection_state_updated_time,
-        "statusUpdatedTime": identity.status_updated_time,
-        "lastActivityTime": identity.last_activity_time,
-        "cloudToDeviceMessageCount": 0,
-        "authentication": identity.authentication,
-        "capabilities": identity.capabilities,
-    }
-
-
-def _twin_json(identity: Identity, twin: Twin) -> Json:
-    content = {
-        "deviceId": identity.device_id,
-        "etag": twin.etag,
-        "deviceEtag": identity.etag,
-        "status": identity.status,
-        "statusUpdateTime": identity.status_updated_time,
-        "connectionState": identity.connection_state,
-        "lastActivityTime": identity.last_activity_time,
-        "cloudToDeviceMessageCount": 0,
-        "authenticationType": identity.authentication["type"],
-        "x509Thumbprint": identity.authentication["x509Thumbprint"],
-        "modelId": "",
-        "version": twin.version,
-        "tags": twin.tags,
-        "properties": {
-            "desired": twin.desired.for_service(),
-            "reported": twin.reported.for_service(),
-        },
-        "capabilities": identity.capabilities,
-    }
-    if identity.status_reason is not None:
-        content["statusReason"] = identity.status_reason
-    return content
-
-
 def _json(content: Any) -> web.Response:
     return web.Response(text=dumps(content), content_type="application/json")
-
-
-def _tracking_id() -> tuple[str, datetime]:
-    now = datetime.now(timezone.utc)
-    return f"{secrets.token_hex(16)}-G:0-TimeStamp:{now:%m/%d/%Y %H:%M:%S}", now
-
-
-def _error(error: HubError) -> web.Response:
-    tracking_id, _ = _tracking_id()
-    return _error_response(
-        error,
-        {
-            "Message": f"ErrorCode:{error.name};{error.message}",
-            "ExceptionMessage": f"Tracking ID:{tracking_id}",
-        },
-    )
-
-
-def _method_error(error: HubError) -> web.Response:
-    # The methods path wraps its details as JSON inside the message.
-    tracking_id, now = _tracking_id()
-    details = {
-        "errorCode": error.code,
-        "trackingId": tracking_id,
-        "message": error.message,
-        "timestampUtc": f"{now:%Y-%m-%dT%H:%M:%SZ}",
-    }
-    return _error_response(error, {"Message": dumps(details), "ExceptionMessage": ""})
-
-
-def _error_response(error: HubError, body: Json) -> web.Response:
-    return web.Response(
-        status=error.status,
-        text=dumps(body),
-        content_type="application/json",
-        headers={"iothub-errorcode": error.name},
-    )
-
-
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except HubError as error:
-        return _error(error)
-    except web.HTTPRequestEntityTooLarge:
-        return _error(HubError(MESSAGE_TOO_LARGE, f"The body is over {MAX_BODY} bytes."))
-    except web.HTTPException:
-        raise
-    except Exception:
-        logger.exception("%s %s could not be answered", request.method, request.path)
-        return _error(HubError(SERVER_ERROR, "The local hub failed; its log tells why."))

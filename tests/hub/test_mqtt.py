@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fwupdate_helpers.localhub import device_endpoint
+from fwupdate_helpers.localhub import device_connection
 from fwupdate_helpers.localhub.authentication import Authenticator
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.methods import DirectMethods
@@ -95,7 +95,7 @@ async def _seconds_until_hung_up(folder: Path, chatter: bytes) -> float:
 def test_a_client_that_does_not_get_to_its_connect_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chatter: bytes
 ) -> None:
-    monkeypatch.setattr(device_endpoint, "CONNECT_TIMEOUT", 0.5)
+    monkeypatch.setattr(device_connection, "CONNECT_TIMEOUT", 0.5)
 
     assert 0.4 < asyncio.run(_seconds_until_hung_up(tmp_path, chatter)) < 3
 

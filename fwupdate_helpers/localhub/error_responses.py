@@ -1,0 +1,76 @@
+"""Errors as HTTP responses: the status, the header and the two shapes of body that IoT Hub has.
+
+Source: error bodies as seen in public captures.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from aiohttp import web
+
+from fwupdate_helpers.localhub.errors import MESSAGE_TOO_LARGE, SERVER_ERROR, HubError
+from fwupdate_helpers.localhub.jsontext import dumps
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+MAX_BODY: Final = 1024 * 1024
+
+
+def _tracking_id() -> tuple[str, datetime]:
+    now = datetime.now(timezone.utc)
+    return f"{secrets.token_hex(16)}-G:0-TimeStamp:{now:%m/%d/%Y %H:%M:%S}", now
+
+
+def _error(error: HubError) -> web.Response:
+    tracking_id, _ = _tracking_id()
+    return _error_response(
+        error,
+        {
+            "Message": f"ErrorCode:{error.name};{error.message}",
+            "ExceptionMessage": f"Tracking ID:{tracking_id}",
+        },
+    )
+
+
+def method_error(error: HubError) -> web.Response:
+    # The methods path wraps its details as JSON inside the message.
+    tracking_id, now = _tracking_id()
+    details = {
+        "errorCode": error.code,
+        "trackingId": tracking_id,
+        "message": error.message,
+        "timestampUtc": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+    }
+    return _error_response(error, {"Message": dumps(details), "ExceptionMessage": ""})
+
+
+def _error_response(error: HubError, body: Json) -> web.Response:
+    return web.Response(
+        status=error.status,
+        text=dumps(body),
+        content_type="application/json",
+        headers={"iothub-errorcode": error.name},
+    )
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except HubError as error:
+        return _error(error)
+    except web.HTTPRequestEntityTooLarge:
+        return _error(HubError(MESSAGE_TOO_LARGE, f"The body is over {MAX_BODY} bytes."))
+    except web.HTTPException:
+        raise
+    except Exception:
+        logger.exception("%s %s could not be answered", request.method, request.path)
+        return _error(HubError(SERVER_ERROR, "The local hub failed; its log tells why."))
