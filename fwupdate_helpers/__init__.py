@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.errors import FirmwareUpdateError
     from fwupdate_helpers.hub import Hub, connect_hub
-    from fwupdate_helpers.service import invoke_firmware_update, wait_for_update, watch_update
+    from fwupdate_helpers.service import (
+        cancel_firmware_update,
+        invoke_firmware_update,
+        wait_for_update,
+        watch_update,
+    )
     from fwupdate_helpers.timeline import UpdateTimeline
 
 # Without a handler, Python prints the SDK's warnings to stderr, under whatever cell runs then.
@@ -25,6 +30,7 @@ _HOME = {
     "Hub": "hub",
     "SimulatedDevice": "device",
     "UpdateTimeline": "timeline",
+    "cancel_firmware_update": "service",
     "connect_hub": "hub",
     "invoke_firmware_update": "service",
     "wait_for_update": "service",
@@ -36,6 +42,7 @@ __all__ = [
     "Hub",
     "SimulatedDevice",
     "UpdateTimeline",
+    "cancel_firmware_update",
     "connect_hub",
     "invoke_firmware_update",
     "wait_for_update",

@@ -1,4 +1,4 @@
-"""A simulated device: the azure-iot-device client in a background thread, and the update it walks.
+"""A simulated device: the azure-iot-device client in a background thread, and its update agent.
 
 Only the hardware is simulated. The client is the SDK's asynchronous one, because a call of it can
 be given a time limit and cancelled; the synchronous one may block for ever when the link drops
@@ -16,9 +16,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.connection_string import Secret, mask, read_device_string
-from fwupdate_helpers.errors import DeviceIdInUse, FirmwareUpdateError
+from fwupdate_helpers.errors import DeviceIdInUse, DownloadError, FirmwareUpdateError
 from fwupdate_helpers.events import EventLog
+from fwupdate_helpers.firmware.agent import Answer, UpdateAgent, refusal
+from fwupdate_helpers.firmware.board import Board, Boot
+from fwupdate_helpers.firmware.download import (
+    DownloadPolicy,
+    Sink,
+    check_uri,
+    download,
+    tls_context,
+)
+from fwupdate_helpers.firmware.flash import PowerLost
 from fwupdate_helpers.sdk_errors import no_connection
+from fwupdate_helpers.sever import sever
 
 if TYPE_CHECKING:
     from azure.iot.device import MethodRequest
@@ -31,8 +42,6 @@ CALL_SECONDS = 20.0
 RETRY_SECONDS = 1.0
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
-PROGRESS_SECONDS = 0.5
-"""At most two progress reports a second."""
 EVICTIONS, EVICTION_SECONDS = 3, 5.0
 """So many lost connections in so many seconds mean that another client uses the device id."""
 
@@ -45,11 +54,15 @@ class SimulatedDevice:
 
     Args:
         connection_string: The device's own, with its key.
-        stage_seconds: How long each stage takes.
+        stage_seconds: How long each stage takes at least; the download takes what it takes.
+        board: The hardware that images are installed on. Without one, the device walks the
+            tutorial's simulated updates only.
+        policy: The limits of a download, for example its bandwidth.
         device_options: Keyword arguments for the SDK's ``create_from_connection_string``.
 
     Attributes:
         device_id: The id in the connection string.
+        board: The hardware, or None.
         events: What happened so far, an `EventLog`.
         error: Why the device ended by itself, or None.
 
@@ -62,9 +75,16 @@ class SimulatedDevice:
     """
 
     def __init__(
-        self, connection_string: str, *, stage_seconds: float = 5.0, **device_options: Any
+        self,
+        connection_string: str,
+        *,
+        stage_seconds: float = 5.0,
+        board: Board | None = None,
+        policy: DownloadPolicy | None = None,
+        **device_options: Any,
     ) -> None:
         self.device_id = read_device_string(connection_string)
+        self.board = board
         self.events = EventLog()
         self.error: FirmwareUpdateError | None = None
         self._connection_string = Secret(connection_string)
@@ -76,9 +96,11 @@ class SimulatedDevice:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event
         self._client: Any = None
+        self._policy = policy or DownloadPolicy()
+        self._agent: UpdateAgent
         self._update: asyncio.Task[None] | None = None
-        self._busy = False
-        self._stage, self._ends = contract.WAITING, False
+        self._answers: set[asyncio.Task[None]] = set()
+        self._has_power = True
         self._evictions: deque[float] = deque(maxlen=EVICTIONS)
 
     def __repr__(self) -> str:
@@ -108,7 +130,7 @@ class SimulatedDevice:
             if older is not None:
                 older.stop()
             _running[self._key] = self
-            self.error = None
+            self.error, self._has_power = None, True
             self._evictions.clear()
             self._started.clear()
             self._thread = threading.Thread(
@@ -135,6 +157,20 @@ class SimulatedDevice:
             thread.join(0.05)
             self._post(self._end, None)
 
+    def power_cut(self) -> None:
+        """Cut the power: no clean-up runs, and what was not synced to the flash chip is gone.
+
+        The hub is told nothing: the connection just ends. `start` switches the device on again;
+        it then finds an image that works, and goes on with its update or back to the old version.
+        """
+        self._has_power = False
+        if self.board is not None:
+            self.board.cut_power()
+        if self._client is not None:
+            sever(self._client)
+        self.stop()
+        self.events.add("power-cut", "The power was cut.")
+
     def __enter__(self) -> SimulatedDevice:
         return self.start()
 
@@ -146,6 +182,8 @@ class SimulatedDevice:
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
+        except PowerLost:  # while it started
+            self._has_power = False
         except Exception as error:
             self.error = FirmwareUpdateError(f"The device ended: {type(error).__name__}: {error}")
             self.error.__cause__ = error
@@ -163,7 +201,13 @@ class SimulatedDevice:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._on_loop_error)
         self._ending = asyncio.Event()
-        self._update, self._busy = None, False
+        self._update = None
+        self._agent = UpdateAgent(self.board, _Surroundings(self))
+        try:
+            boot = await self._boot()
+        except FirmwareUpdateError as error:
+            self._end(error)
+            return
         try:
             self._client = IoTHubDeviceClient.create_from_connection_string(
                 # The SDK reads the text itself, not what a masked one prints.
@@ -174,24 +218,24 @@ class SimulatedDevice:
             self._end(FirmwareUpdateError(f"The SDK refuses the device's options: {error}"))
             return
         try:
-            await self._until_ending(self._connect())
+            await self._until_ending(self._connect(boot))
             self._started.set()
             await self._ending.wait()
-            await self._interrupt_update()
+            await self._stop_update()
         finally:
             await self._shut_down()
 
-    async def _connect(self) -> None:
+    async def _connect(self, boot: Boot | None) -> None:
         client = self._client
         client.on_connection_state_change = lambda: self._post(self._note_connection)
         client.on_background_exception = lambda error: self._post(self._on_sdk_error, error)
         try:
             await asyncio.wait_for(client.connect(), START_SECONDS)
-            await self._introduce()
+            await self._introduce(boot)
         except Exception as error:
             self._end(no_connection(error, self.device_id))
 
-    async def _introduce(self) -> None:
+    async def _introduce(self, boot: Boot | None) -> None:
         client = self._client
         # The SDK's setter waits for the hub, so it is kept off this loop.
         await self._repeated(
@@ -203,10 +247,43 @@ class SimulatedDevice:
             )
         )
         twin = await self._repeated(client.get_twin)
-        await self._report(contract.started_patch(_now(), twin["reported"]))
+        goes_on = await self._agent.start(boot, twin["reported"])
         self.events.add("ready", "Device twins initialized.")
+        if goes_on:
+            self._run_update()
+
+    async def _boot(self) -> Boot | None:
+        """Let the boot loader start an image; one that hangs is reset by the watchdog."""
+        if self.board is None:
+            return None
+        boot = self.board.power_up()
+        while boot.hangs and boot.trial_of is not None:
+            self.events.add("hang", f"Version {boot.version} hangs; the watchdog will reset it.")
+            await asyncio.sleep(self.board.watchdog_seconds)
+            boot = self.board.power_up()
+        self.events.add("booted", f"Version {boot.version} has started from slot {boot.slot}.")
+        return boot
+
+    async def _reboot(self) -> Boot:
+        """Disconnect, boot, and connect again, for as long as it takes."""
+        await asyncio.wait_for(self._client.disconnect(), CALL_SECONDS)
+        await asyncio.sleep(self._stage_seconds)
+        boot = await self._boot()
+        if boot is None:
+            raise RuntimeError("a device without a board does not reboot")
+        try:
+            await asyncio.wait_for(self._repeated(self._client.connect), START_SECONDS)
+        except asyncio.TimeoutError:
+            if boot.trial_of is None:
+                raise
+            # Firmware that does not get to its hub may be to blame: back to the old one.
+            self.events.add("rejected", "The new image does not reach the hub.")
+            return await self._reboot()
+        return boot
 
     async def _shut_down(self) -> None:
+        for task in [*self._answers, *([self._update] if self._update else [])]:
+            task.cancel()
         try:
             await asyncio.wait_for(self._client.shutdown(), STOP_SECONDS)
         except Exception as error:  # whatever it is, the thread must end
@@ -268,17 +345,20 @@ class SimulatedDevice:
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: Json) -> None:
         # A call that was given up may still be answered; the SDK then meets a cancelled future.
         error = context.get("exception")
-        if not isinstance(error, asyncio.InvalidStateError):
+        if not isinstance(error, (asyncio.InvalidStateError, PowerLost)):
             self.events.add("error", f"{context.get('message')}: {error!r}")
 
-    # -- the direct method --------------------------------------------------------------------
+    # -- the direct methods -------------------------------------------------------------------
 
     def _on_method(self, request: MethodRequest) -> None:
         task = asyncio.ensure_future(self._answer(request))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
         task.add_done_callback(self._note_failure)
 
     def _note_failure(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
             self.events.add("error", f"{type(error).__name__}: {error}")
 
     async def _answer(self, request: MethodRequest) -> None:
@@ -288,95 +368,64 @@ class SimulatedDevice:
         response = MethodResponse.create_from_method_request(request, status, payload)
         await self._client.send_method_response(response)
 
-    async def _handle(self, request: MethodRequest) -> tuple[int, Json]:
+    async def _handle(self, request: MethodRequest) -> Answer:
+        if request.name == contract.CANCEL_METHOD:
+            return self._handle_cancel(request.payload)
         if request.name != contract.METHOD:
-            return 404, _refusal("notFound", f"This device has no method {request.name!r}.")
-        if self._busy:
-            return 409, _refusal("busy", "A firmware update is already running.")
+            return 404, refusal("notFound", f"This device has no method {request.name!r}.")
         try:
             order = contract.UpdateOrder.from_payload(request.payload)
+            if not order.is_simulated:
+                check_uri(order.package_uri, allow_http=self._policy.allow_http)
+        except DownloadError as error:
+            return 400, refusal(error.code, str(error))
         except ValueError as error:
-            return 400, _refusal("badRequest", str(error))
-        self._busy = True
+            return 400, refusal("badRequest", str(error))
+        return self._agent.answer_at_once(order) or await self._begin(order)
+
+    def _handle_cancel(self, payload: Any) -> Answer:
+        update_id = payload.get(contract.UPDATE_ID) if isinstance(payload, dict) else None
+        status, answer = self._agent.cancel(update_id)
+        if status == 200:
+            self.events.add("cancelled", "The service cancels the update.")
+        return status, answer
+
+    async def _begin(self, order: contract.UpdateOrder) -> Answer:
+        self.events.add("starting", "Starting firmware update.")
         try:
-            await self._open(order)
+            # Acknowledged before the method is answered: whoever reads the twin after the answer
+            # must not take the end of the last update for the end of this one.
+            await self._agent.begin(order)
         except Exception as error:
-            self._busy = False
-            return 500, _refusal("notReported", f"The hub did not take the report: {error}")
-        self._update = asyncio.ensure_future(self._run_update(order))
-        self._update.add_done_callback(self._note_failure)
+            return 500, refusal("notReported", f"The hub did not take the report: {error}")
+        self._run_update()
         return 200, dict(contract.RESPONSE_STARTED)
 
     # -- the update ---------------------------------------------------------------------------
 
-    async def _open(self, order: contract.UpdateOrder) -> None:
-        self.events.add("starting", "Starting firmware update.")
-        self._stage, self._ends = contract.WAITING, False
-        # Acknowledged before the method is answered: whoever reads the twin after the answer
-        # must not take the end of the last update for the end of this one.
-        await self._report(contract.opening_patch(order.update_id, _now(), order.version))
+    def _run_update(self) -> None:
+        self._update = asyncio.ensure_future(self._agent.run())
+        self._update.add_done_callback(self._note_failure)
 
-    async def _run_update(self, order: contract.UpdateOrder) -> None:
-        try:
-            await self._walk(order)
-        except Exception as error:
-            message = f"The update failed while {self._stage}: {error}"
-            self.events.add("error", message)
-            await self._report_end(
-                contract.error_patch(_now(), self._stage, contract.CODE_INTERNAL, message)
-            )
-        finally:
-            self._busy = False
-
-    async def _walk(self, order: contract.UpdateOrder) -> None:
-        await asyncio.sleep(self._stage_seconds)
-
-        self._stage = contract.DOWNLOADING
-        self.events.add("downloading", f"Downloading image from: {order.package_uri}")
-        await self._report(contract.downloading_patch(_now()))
-        await self._transfer()
-
-        self._stage = contract.APPLYING
-        self.events.add("applying", f"Applying image from: {order.package_uri}")
-        await self._report(contract.applying_patch(_now()))
-        await asyncio.sleep(self._stage_seconds)
-
-        self.events.add("applied", "Image applied.")
-        await self._report_end(contract.completed_patch(_now()))
-        self.events.add("completed", "Firmware update completed.")
-
-    async def _transfer(self) -> None:
-        """Let the time of a download pass: the URI has no scheme, so there is nothing to fetch."""
-        steps = int(self._stage_seconds / PROGRESS_SECONDS) or 1
-        for step in range(1, steps + 1):
-            await asyncio.sleep(self._stage_seconds / steps)
-            if step < steps:
-                await self._report(contract.progress_patch(step / steps))
-
-    async def _interrupt_update(self) -> None:
+    async def _stop_update(self) -> None:
+        """End or leave the update that runs: one of an image goes on after the next start."""
         update = self._update
         if update is None or update.done():
             return
-        if self._ends:  # the hub may have its last report already
+        if self._has_power and self._agent.is_ending:  # the hub may have its last report already
             await asyncio.wait({update}, timeout=STOP_SECONDS)
             return
+        stage = self._agent.stage
         update.cancel()
-        message = f"The device was stopped while {self._stage}."
-        patch = contract.error_patch(_now(), self._stage, contract.CODE_INTERRUPTED, message)
-        if self._client.connected and self.error is None:
-            try:
-                await asyncio.wait_for(self._report(patch), STOP_SECONDS)
-            except Exception:  # whatever it is, the device must end
-                self.events.add("error", "The hub was not told that the update was interrupted.")
-
-    async def _report_end(self, patch: Json) -> None:
-        self._ends = True
-        await self._report(patch)
-
-    async def _report(self, patch: Json) -> None:
-        """Write reported properties; returns when the hub has acknowledged them."""
-        await self._repeated(lambda: self._client.patch_twin_reported_properties(patch))
-        self.events.add("reported", "Reported state updated.")
+        await asyncio.wait({update}, timeout=STOP_SECONDS)
+        told = self._client.connected and self.error is None and self._has_power
+        if self._agent.can_resume or not told:
+            return
+        try:
+            message = f"The device was stopped while {stage}."
+            await asyncio.wait_for(self._agent.interrupt(message), STOP_SECONDS)
+        except Exception:  # whatever it is, the device must end
+            self.events.add("error", "The hub was not told that the update was interrupted.")
 
     async def _repeated(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call to the hub, again when the link is lost (patches may come twice)."""
@@ -392,8 +441,47 @@ class SimulatedDevice:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
-def _refusal(code: str, message: str) -> Json:
-    return {contract.ERROR_KEY: {contract.ERROR_CODE: code, contract.ERROR_MESSAGE: message}}
+class _Surroundings:
+    """What the update agent sees of its device."""
+
+    def __init__(self, device: SimulatedDevice) -> None:
+        self._device = device
+
+    async def report(self, patch: Json) -> None:
+        """Write reported properties; returns when the hub has acknowledged them."""
+        device = self._device
+        await device._repeated(lambda: device._client.patch_twin_reported_properties(patch))
+        device.events.add("reported", "Reported state updated.")
+
+    async def download(
+        self, uri: str, sink: Sink, on_progress: Callable[[int, int | None], None]
+    ) -> None:
+        """Fetch an image as the device's policy and trust say."""
+        device = self._device
+        await download(
+            uri,
+            sink,
+            device._policy,
+            tls=tls_context(device._device_options.get("server_verification_cert")),
+            on_progress=on_progress,
+            on_retry=lambda text: device.events.add("retry", text),
+        )
+
+    async def reboot(self) -> Boot:
+        """Restart the board, and return once it is connected again."""
+        return await self._device._reboot()
+
+    async def pause(self, share: float = 1.0) -> None:
+        """Wait as long as a stage takes at least, or a share of it."""
+        await asyncio.sleep(self._device._stage_seconds * share)
+
+    def note(self, kind: str, text: str) -> None:
+        """Note an event."""
+        self._device.events.add(kind, text)
+
+    def now(self) -> datetime:
+        """Return the device's clock."""
+        return _now()
 
 
 def _is_lost_link(error: BaseException) -> bool:

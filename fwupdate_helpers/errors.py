@@ -89,3 +89,23 @@ class UpdateFailed(_DeviceError):
 
 class UpdateTimeout(_DeviceError):
     """The device did not answer, or did not reach the end, in the time that was given."""
+
+
+class StageError(FirmwareUpdateError):
+    """A stage of the update failed on the device.
+
+    Attributes:
+        code: One of the error codes of `contract`, for the twin's `firmwareUpdate.error`.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class DownloadError(StageError):
+    """The image could not be got."""
+
+
+class ImageRefused(StageError):
+    """The image was got, and is not one that this device may run."""

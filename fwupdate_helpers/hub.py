@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import time
 import weakref
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from fwupdate_helpers.connection_string import Secret, read_device_key, read_service_string
 from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
@@ -17,9 +18,13 @@ from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
+    from requests import Response
 
 CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
 _REPOSITORY = Path(__file__).resolve().parents[1]
+_TOKEN_SECONDS = 60
+_LOCAL_TIMEOUT = (5.0, 120.0)
+"""Seconds to connect, and to wait for an answer: a large image is synced to the disk first."""
 
 
 def connect_hub() -> Hub:
@@ -38,15 +43,20 @@ def connect_hub() -> Hub:
         >>> hub = connect_hub()  # doctest: +SKIP
         >>> hub.registry.get_twin(hub.device_id("thermostat"))  # doctest: +SKIP
     """
-    given = os.environ.get(CONNECTION_STRING_VARIABLE)
-    if given is None:
-        given = _from_env_file(_REPOSITORY)
-    if given and given.strip():
-        return Hub(kind="azure", connection_string=given.strip())
+    if given := read_setting(CONNECTION_STRING_VARIABLE):
+        return Hub(kind="azure", connection_string=given)
     return _connect_local_hub()
 
 
-def _from_env_file(folder: Path) -> str | None:
+def read_setting(name: str) -> str:
+    """Return a variable of the environment, else of the ``.env`` in the repository's root."""
+    given = os.environ.get(name)
+    if given is None:
+        given = _from_env_file(_REPOSITORY, name)
+    return (given or "").strip()
+
+
+def _from_env_file(folder: Path, name: str = CONNECTION_STRING_VARIABLE) -> str | None:
     file = folder / ".env"
     if not file.is_file() or not (folder / "pyproject.toml").is_file():
         return None
@@ -54,7 +64,7 @@ def _from_env_file(folder: Path) -> str | None:
         return None
     from dotenv import dotenv_values
 
-    return dotenv_values(file, encoding="utf-8-sig").get(CONNECTION_STRING_VARIABLE)
+    return dotenv_values(file, encoding="utf-8-sig").get(name)
 
 
 def _connect_local_hub() -> Hub:
@@ -177,6 +187,36 @@ class Hub:
                 self.registry.delete_device(device_id)
         except DeviceNotFound:
             return
+
+    def local_request(self, method: str, path: str, body: BinaryIO | None = None) -> Response:
+        """Send a request to a route that the local hub has, and an IoT Hub on Azure does not.
+
+        Args:
+            path: Percent-encoded.
+            body: Sent as it is read, never held in memory as a whole.
+
+        Raises:
+            OSError: The hub does not answer. Its text may hold the path.
+        """
+        import requests
+
+        from fwupdate_helpers.localhub.sas import make_token
+
+        parts = dict(part.split("=", 1) for part in self._connection_string.split(";"))
+        key, policy = parts["SharedAccessKey"], parts["SharedAccessKeyName"]
+        token = make_token(self.host_name, key, int(time.time()) + _TOKEN_SECONDS, policy)
+        with requests.Session() as session:
+            # Neither a proxy nor a .netrc of the network is meant for this machine's own hub.
+            session.trust_env = False
+            return session.request(
+                method,
+                f"https://{self.host_name}{path}",
+                data=body,
+                headers={"Authorization": token},
+                verify=str(self._ca_file),
+                timeout=_LOCAL_TIMEOUT,
+                allow_redirects=False,
+            )
 
     def release_on_close(self, lease: Path) -> None:
         """Delete `lease` when this object is closed or collected, at the latest at exit."""

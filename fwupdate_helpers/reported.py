@@ -61,6 +61,9 @@ def update_outcome(reported: contract.Json) -> str | None:
     status = reported.get(contract.STATUS)
     if status in contract.FINAL_STATUSES:
         return str(status)
+    outcome = section(reported, contract.UPDATE).get(contract.OUTCOME)
+    if outcome in contract.FINAL_STATUSES:
+        return str(outcome)
     if reported_error(reported):
         return contract.ERROR
     stages, last_update = read_stages(reported), parse_time(reported.get(contract.LAST_UPDATE))

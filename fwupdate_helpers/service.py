@@ -48,6 +48,11 @@ class InvokedUpdate:
     status: int
     payload: Any
 
+    @property
+    def is_up_to_date(self) -> bool:
+        """Whether the version runs already: nothing was started, and no end will come."""
+        return bool(self.payload == contract.RESPONSE_UP_TO_DATE)
+
 
 def invoke_firmware_update(
     registry: IoTHubRegistryManager,
@@ -56,6 +61,8 @@ def invoke_firmware_update(
     package_uri: str = "test.com",
     update_id: str | None = None,
     version: str | None = None,
+    check_value: str | None = None,
+    allow_downgrade: bool = False,
     response_timeout: int = 60,
     connect_timeout: int = 0,
 ) -> InvokedUpdate:
@@ -66,7 +73,10 @@ def invoke_firmware_update(
         device_id: The device to update.
         package_uri: Where the device gets the image; without a scheme, a simulated transfer.
         update_id: The id of this update; a new one is made when it is None.
-        version: The version that the image brings, where it is known.
+        version: The version that the image brings, where it is known. A device that runs it
+            already starts nothing; see `InvokedUpdate.is_up_to_date`.
+        check_value: SHA-256 of the image's file, hexadecimal, where it is known.
+        allow_downgrade: Whether an older version, or the one that runs, may be installed.
         response_timeout: Seconds to wait for the answer, 5 to 300.
         connect_timeout: Seconds to wait for an offline device, up to 300. The SDK itself gives up
             when both together exceed 100 seconds.
@@ -83,20 +93,63 @@ def invoke_firmware_update(
         >>> wait_for_update(hub.registry, "device-01", update.update_id)  # doctest: +SKIP
     """
     update_id = update_id or uuid.uuid4().hex
-    payload = {contract.PACKAGE_URI: package_uri, contract.UPDATE_ID: update_id}
+    payload: contract.Json = {contract.PACKAGE_URI: package_uri, contract.UPDATE_ID: update_id}
     if version is not None:
         payload[contract.VERSION] = version
+    if check_value is not None:
+        payload[contract.CHECK_VALUE] = check_value
+    if allow_downgrade:
+        payload[contract.ALLOW_DOWNGRADE] = True
+    waits = (response_timeout, connect_timeout)
+    answer = _invoke(registry, device_id, contract.METHOD, payload, waits)
+    return InvokedUpdate(device_id, update_id, answer.status, answer.payload)
+
+
+def cancel_firmware_update(
+    registry: IoTHubRegistryManager,
+    device_id: str,
+    update_id: str | None = None,
+    *,
+    response_timeout: int = 60,
+) -> Any:
+    """Invoke the direct method `cancelFirmwareUpdate` on a device; return the answer's payload.
+
+    The update then ends with the error code ``cancelled``, which the twin tells.
+
+    Args:
+        registry: The service client.
+        device_id: The device.
+        update_id: The update that is meant; None means whichever runs.
+        response_timeout: Seconds to wait for the answer, 5 to 300.
+
+    Raises:
+        UpdateRejected: No such update runs (code ``noUpdate`` or ``otherUpdate`` in the payload),
+            or the device is switching to the new image and cannot stop (``tooLate``).
+        FirmwareUpdateError: As `invoke_firmware_update`.
+    """
+    payload = {} if update_id is None else {contract.UPDATE_ID: update_id}
+    waits = (response_timeout, 0)
+    return _invoke(registry, device_id, contract.CANCEL_METHOD, payload, waits).payload
+
+
+def _invoke(
+    registry: IoTHubRegistryManager,
+    device_id: str,
+    name: str,
+    payload: contract.Json,
+    waits: tuple[int, int],
+) -> Any:
     method = CloudToDeviceMethod(
-        method_name=contract.METHOD,
+        method_name=name,
         payload=payload,
-        response_timeout_in_seconds=response_timeout,
-        connect_timeout_in_seconds=connect_timeout,
+        response_timeout_in_seconds=waits[0],
+        connect_timeout_in_seconds=waits[1],
     )
     with hub_errors(device_id):
         answer = registry.invoke_device_method(device_id, method)
     if answer.status != 200:
-        raise _rejection(device_id, answer.status, answer.payload)
-    return InvokedUpdate(device_id, update_id, answer.status, answer.payload)
+        raise _rejection(device_id, name, answer.status, answer.payload)
+    return answer
 
 
 def watch_update(
@@ -205,14 +258,17 @@ def update_failure(device_id: str, reported: contract.Json) -> UpdateFailed | No
     )
 
 
-def _rejection(device_id: str, status: int, payload: Any) -> UpdateRejected:
+def _rejection(device_id: str, name: str, status: int, payload: Any) -> UpdateRejected:
     reasons = {
-        400: "it found no usable package URI in the payload; correct the URI",
-        404: f"it has no direct method {contract.METHOD}; start a device that has one",
+        400: "it cannot use the payload or its package URI; correct them",
+        404: f"it has no direct method {name}; start a device that has one",
         409: "an update is running already; wait for its end",
     }
     reason = reasons.get(status, "see the payload of its answer")
-    message = f"Device {device_id} refused the update with status {status}: {reason}."
+    told = payload.get(contract.ERROR_KEY) if isinstance(payload, Mapping) else None
+    if isinstance(told, Mapping) and told.get(contract.ERROR_MESSAGE):
+        reason = f"{told.get(contract.ERROR_CODE)}. {told[contract.ERROR_MESSAGE]}".rstrip(".")
+    message = f"Device {device_id} refused {name} with status {status}: {reason}."
     return UpdateRejected(device_id, message, status=status, payload=payload)
 
 

@@ -6,6 +6,7 @@ Source: error bodies as seen in public captures.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ Json = dict[str, Any]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_BODY: Final = 1024 * 1024
+_IMAGE_TOKEN: Final = re.compile(r"(/firmware/|/images/)[^/]+(?=/)")
 
 
 def _tracking_id() -> tuple[str, datetime]:
@@ -72,5 +74,6 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except web.HTTPException:
         raise
     except Exception:
-        logger.exception("%s %s could not be answered", request.method, request.path)
+        path = _IMAGE_TOKEN.sub(r"\1***", request.path)
+        logger.exception("%s %s could not be answered", request.method, path)
         return _error(HubError(SERVER_ERROR, "The local hub failed; its log tells why."))

@@ -21,6 +21,7 @@ from fwupdate_helpers.localhub.authentication import Authenticator
 from fwupdate_helpers.localhub.config import load_config
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.methods import DirectMethods
 from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
@@ -92,11 +93,13 @@ class _LocalHub:
         write_json(self._state.config_file, config)
         tls.ensure_certificates(self._state, listeners.address)
         context = tls.server_context(self._state)
+        images = ImageStore(self._state.images, _utc_now)
         store = Store(self._state.database, _utc_now)
         try:
-            await self._serve(listeners, config, store, context, on_ready)
+            await self._serve(listeners, config, store, images, context, on_ready)
         finally:
             self._state.running_file.unlink(missing_ok=True)
+            images.close()
             store.close()
             listeners.device.close()
             listeners.service.close()
@@ -106,6 +109,7 @@ class _LocalHub:
         listeners: ports.Listeners,
         config: Json,
         store: Store,
+        images: ImageStore,
         context: ssl.SSLContext,
         on_ready: Callable[[Json], None],
     ) -> None:
@@ -123,6 +127,7 @@ class _LocalHub:
             store,
             devices,
             methods,
+            images,
             authenticator,
             about=lambda: self._about(devices, store),
             stop=self._stopping.set,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -35,6 +36,8 @@ from fwupdate_helpers.localhub.errors import (
     HubError,
 )
 from fwupdate_helpers.localhub.identities import identity_fields, identity_json, twin_json
+from fwupdate_helpers.localhub.image_endpoint import ImageEndpoint
+from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
 from fwupdate_helpers.localhub.store import Store
@@ -75,7 +78,7 @@ NOT_BUILT: Final = (
 
 
 class ServiceEndpoint:
-    """The REST API over a store and the device endpoint.
+    """The REST API over a store, the published images and the device endpoint.
 
     Args:
         about: Returns what ``GET /$localhub/status`` answers.
@@ -88,6 +91,7 @@ class ServiceEndpoint:
         store: Store,
         devices: DeviceEndpoint,
         methods: DirectMethods,
+        images: ImageStore,
         authenticator: Authenticator,
         *,
         about: Callable[[], Json],
@@ -97,6 +101,7 @@ class ServiceEndpoint:
         self._store = store
         self._devices = devices
         self._methods = methods
+        self._images = ImageEndpoint(images, used=used)
         self._authenticator = authenticator
         self._about = about
         self._stop = stop
@@ -116,6 +121,7 @@ class ServiceEndpoint:
         route("POST", "/twins/{id}/methods", self._guarded(SERVICE_CONNECT, self._invoke_method))
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
+        self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
         for method, path, name in NOT_BUILT:
             route(method, path, self._guarded(SERVICE_CONNECT, _not_built(name)))
         route("*", "/{anything:.*}", self._guarded(SERVICE_CONNECT, _no_such_route))

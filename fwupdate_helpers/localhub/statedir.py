@@ -8,6 +8,7 @@ Files:
     hub.db        registry and twins
     ca.pem        the CA that clients trust
     server.pem    the hub's certificate and key
+    images/       published firmware images; their folders' names are secret
     hub.log       what happened; start-error.* why a start failed
     leases/       one file for each open `Hub`
 """
@@ -45,6 +46,7 @@ class StateDir:
         self.error_file = self.path / "start-error.txt"
         self.log_file = self.path / "hub.log"
         self.leases = self.path / "leases"
+        self.images = self.path / "images"
 
     @classmethod
     def default(cls) -> StateDir:
@@ -101,14 +103,15 @@ class StateDir:
         self.path.chmod(0o700)
 
     def remove_state(self) -> None:
-        """Delete all that the hub keeps: registry, twins, keys and certificates."""
+        """Delete all that the hub keeps: registry, twins, images, keys and certificates."""
         for file in (self.config_file, self.running_file, self.ca_file):
             file.unlink(missing_ok=True)
         self.server_pem.unlink(missing_ok=True)
         for pattern in ("hub.db*", "hub.log*", "start-error.*"):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
-        shutil.rmtree(self.leases, ignore_errors=True)
+        for folder in (self.leases, self.images):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_private(file: Path, content: bytes) -> None:

@@ -61,7 +61,7 @@ def test_an_update_walks_through_every_status_in_the_raw_twin(
     assert (details["version"], details["progress"]) == ("1.2.0", 1)
     times = [
         details["stages"][stage][end]
-        for stage in contract.STAGES
+        for stage in (contract.WAITING, contract.DOWNLOADING, contract.APPLYING)
         for end in ("startedAt", "endedAt")
     ]
     assert times == sorted(times)
@@ -108,7 +108,9 @@ def test_the_opening_patch_is_in_the_twin_when_the_method_is_answered_and_forget
         {"fwPackageUri": ""},
         {"fwPackageUri": 7},
         {"fwPackageUri": "two\nlines"},
-        {"fwPackageUri": "https://example.com/image"},
+        {"fwPackageUri": "test.com", "version": "latest"},
+        {"fwPackageUri": "test.com", "fwPackageCheckValue": "abc"},
+        {"fwPackageUri": "test.com", "allowDowngrade": 1},
         {"fwPackageUri": "test.com", "updateId": ["no text"]},
     ],
 )
@@ -178,7 +180,8 @@ def test_progress_is_reported_and_only_grows(
             ),
         )
     assert progress == sorted(progress)
-    assert set(progress) == {0, 0.5, 1}
+    assert {0, 1} < set(progress)
+    assert len(set(progress)) <= 4, "more than two reports a second"
 
 
 def test_events_can_be_followed_while_they_happen(

@@ -33,9 +33,9 @@ def after(*patches: Json) -> Json:
 def walk(update_id: str, begin: float, version: str | None = None) -> list[Json]:
     return [
         contract.opening_patch(update_id, at(begin), version),
-        contract.downloading_patch(at(begin + 1)),
+        contract.stage_patch(at(begin + 1), WAITING, DOWNLOADING),
         contract.progress_patch(0.25),
-        contract.applying_patch(at(begin + 2)),
+        contract.stage_patch(at(begin + 2), DOWNLOADING, APPLYING),
         contract.completed_patch(at(begin + 3)),
     ]
 
@@ -62,11 +62,17 @@ def test_the_opening_patch_has_an_explicit_null_for_all_but_the_last_update() ->
             "updateId": "u2",
             "version": None,
             "progress": 0,
+            "receivedBytes": None,
+            "totalBytes": None,
+            "recovery": None,
+            "outcome": None,
             "error": None,
             "stages": {
                 "waiting": {"startedAt": "2026-05-04T12:30:00.000Z", "endedAt": None},
                 "downloading": None,
+                "verifying": None,
                 "applying": None,
+                "rebooting": None,
             },
         },
     }
@@ -83,6 +89,7 @@ def test_a_completed_update_tells_of_every_stage() -> None:
             "updateId": "u1",
             "version": "1.2.0",
             "progress": 1,
+            "outcome": "completed",
             "stages": {
                 "waiting": {"startedAt": wire(0), "endedAt": wire(1)},
                 "downloading": {"startedAt": wire(1), "endedAt": wire(2)},

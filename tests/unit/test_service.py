@@ -137,8 +137,8 @@ class Looks:
 def walk(update_id: str = "u1", start: float = 0) -> list[Json]:
     return [
         contract.opening_patch(update_id, at(start), "1.1.0"),
-        contract.downloading_patch(at(start + 5)),
-        contract.applying_patch(at(start + 10)),
+        contract.stage_patch(at(start + 5), contract.WAITING, contract.DOWNLOADING),
+        contract.stage_patch(at(start + 10), contract.DOWNLOADING, contract.APPLYING),
         contract.completed_patch(at(start + 15)),
     ]
 

@@ -59,8 +59,8 @@ def patches_of(
     ends = [waiting, waiting + downloading, waiting + downloading + applying]
     return (
         (0, contract.opening_patch("update-1", at(0), "1.1.0")),
-        (ends[0], contract.downloading_patch(at(ends[0]))),
-        (ends[1], contract.applying_patch(at(ends[1]))),
+        (ends[0], contract.stage_patch(at(ends[0]), contract.WAITING, contract.DOWNLOADING)),
+        (ends[1], contract.stage_patch(at(ends[1]), contract.DOWNLOADING, contract.APPLYING)),
         (ends[2], contract.completed_patch(at(ends[2]))),
     )
 

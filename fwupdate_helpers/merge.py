@@ -1,0 +1,42 @@
+"""JSON merge patches (RFC 7386): what a twin's reported properties are written with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Json = dict[str, Any]
+
+
+def merge(target: Json, patch: Json) -> Json:
+    """Return `target` after a merge patch: objects merge, None deletes, the rest overwrites.
+
+    >>> merge({"a": 1, "b": {"c": 2}}, {"a": None, "b": {"d": 3}})
+    {'b': {'c': 2, 'd': 3}}
+    """
+    merged = dict(target)
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict):
+            before = merged.get(key)
+            merged[key] = merge(before if isinstance(before, dict) else {}, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def difference(before: Json, after: Json) -> Json:
+    """Return the merge patch that leads from one object to another; empty when they are equal.
+
+    >>> difference({"a": 1, "b": {"c": 2}}, {"b": {"c": 2, "d": 3}})
+    {'a': None, 'b': {'d': 3}}
+    """
+    patch: Json = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(old, dict) and isinstance(value, dict):
+            if inner := difference(old, value):
+                patch[key] = inner
+        elif old != value or key not in before:
+            patch[key] = value
+    return patch
