@@ -14,14 +14,16 @@ import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.contract import UpdateOrder
 from fwupdate_helpers.errors import StageError
 from fwupdate_helpers.firmware.board import DOWNLOAD_FILE, Board, Boot, other_slot
-from fwupdate_helpers.firmware.download import Sink, shown
+from fwupdate_helpers.firmware.download import shown
+from fwupdate_helpers.firmware.download_file import DownloadFile
 from fwupdate_helpers.firmware.image import check_version
+from fwupdate_helpers.firmware.surroundings import Surroundings
 from fwupdate_helpers.merge import difference, merge
 
 Json = dict[str, Any]
@@ -48,30 +50,6 @@ _STAGE_WORDS: Final = {
     contract.APPLYING: "Applying image from: {}",
     contract.REBOOTING: "Rebooting into the new image.",
 }
-
-
-class Surroundings(Protocol):
-    """What the agent needs of the device around it."""
-
-    async def report(self, patch: Json) -> None:
-        """Write reported properties; returns when the hub has acknowledged them."""
-
-    async def download(
-        self, uri: str, sink: Sink, on_progress: Callable[[int, int | None], None]
-    ) -> None:
-        """Fetch an image into `sink`; raise `DownloadError` with its code."""
-
-    async def reboot(self) -> Boot:
-        """Restart the board, and return once it is connected again."""
-
-    async def pause(self, share: float = 1.0) -> None:
-        """Wait as long as a stage takes at least, or a share of it."""
-
-    def note(self, kind: str, text: str) -> None:
-        """Note an event."""
-
-    def now(self) -> datetime:
-        """Return the device's clock."""
 
 
 class UpdateAgent:
@@ -311,7 +289,7 @@ class UpdateAgent:
             self._told = merge(self._told, contract.progress_patch(step / _STEPS))
 
     async def _download(self) -> None:
-        sink = _DownloadFile(self._the_board, self._record)
+        sink = DownloadFile(self._the_board, self._record)
         uri = self._the_order.package_uri
         await self._with_progress(self._around.download(uri, sink, self._note_progress))
 
@@ -483,37 +461,6 @@ class UpdateAgent:
         if self.boot is None:
             raise RuntimeError("the board has not started")
         return self.boot
-
-
-class _DownloadFile:
-    """The download on the flash chip, as `download` fills it."""
-
-    def __init__(self, board: Board, record: Json) -> None:
-        self._board, self._record = board, record
-
-    @property
-    def size(self) -> int:
-        return self._board.flash.size(DOWNLOAD_FILE)
-
-    @property
-    def validator(self) -> str | None:
-        validator: str | None = self._record.get("validator")
-        return validator
-
-    def append(self, data: bytes) -> None:
-        self._board.check_space(len(data))
-        self._board.flash.append(DOWNLOAD_FILE, data)
-
-    def sync(self) -> None:
-        self._board.flash.sync(DOWNLOAD_FILE)
-
-    def start_over(self, validator: str | None) -> None:
-        # In this order: bytes of one image must never stand beside the validator of another.
-        self._board.drop_download()
-        self._record["validator"] = validator
-        self._board.write_record(self._record)
-        self._board.flash.create(DOWNLOAD_FILE)
-        self._board.flash.sync_directory()
 
 
 def refusal(code: str, message: str) -> Json:

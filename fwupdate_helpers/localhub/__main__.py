@@ -18,7 +18,9 @@ from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
 
 Json = dict[str, Any]
 
-_SECRET = re.compile(r"(SharedAccessKey=|sig=|SharedAccessSignature )[^\s;&'\"]+")
+_SECRET = re.compile(
+    r"(SharedAccessKey=|sig=|SharedAccessSignature |/firmware/|/images/)[^\s;&'\"/]+"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

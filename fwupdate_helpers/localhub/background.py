@@ -133,7 +133,7 @@ def stop(state: StateDir) -> bool:
 
 
 def reset(state: StateDir) -> None:
-    """Stop the hub and delete all that it keeps: registry, twins, keys and certificates."""
+    """Stop the hub and delete all that it keeps: registry, twins, keys, certificates, images."""
     if not state.was_used:
         return
     with _starting(state):
