@@ -27,6 +27,12 @@ def hub_of(process: HubProcess) -> Hub:
     )
 
 
+def build(file: Path, version: str, **options: Any) -> Path:
+    """Build an image of a test's size."""
+    build_image(file, **{"version": version, "signing_key": PUBLISHER, "size": SIZE, **options})
+    return file
+
+
 class Publisher:
     """Builds images and publishes them on a hub."""
 
@@ -38,8 +44,7 @@ class Publisher:
         """Build an image of a test's size."""
         self._count += 1
         file = self.folder / f"{self._count}-{version.replace('/', '_')}.img"
-        build_image(file, **{"version": version, "signing_key": PUBLISHER, "size": SIZE, **options})
-        return file
+        return build(file, version, **options)
 
     def publish(
         self, version: str = "2.0.0", change: Callable[[bytes], bytes] | None = None, **options: Any
