@@ -41,11 +41,11 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab test demo lint lock clean FORCE
+.PHONY: help env lab test demo bench-download lint lock clean FORCE
 
 help: ## this list
 	@echo "make <target>, where <target> is one of:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1	\2/p' Makefile
 
 env: $(READY) ## set up .venv (PYTHON=python3.12 chooses the Python)
 
@@ -111,6 +111,9 @@ demo: $(READY) ## run notebook 02 without a browser; the page and the timeline g
 	@for f in $(DEMO_FILES); do \
 	  [ -s "$$f" ] || { echo "make demo: $$f was not written." >&2; exit 1; }; echo "$$f"; \
 	done
+
+bench-download: $(READY) ## measure a device's download against curl, and its memory
+	@$(LOCAL_ONLY) $(PY) benchmarks/download.py
 
 lint: $(READY) ## check format, style, types, and that notebooks hold no outputs
 	$(PY) -m ruff format --check .
