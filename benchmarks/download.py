@@ -142,8 +142,10 @@ def _device_seconds(url: str, ca_file: Path, folder: Path, key: Ed25519PrivateKe
 def _curl_seconds(url: str, ca_file: Path, folder: Path) -> float:
     begin = time.perf_counter()
     subprocess.run(
-        ["curl", "--silent", "--show-error", "--fail", "--noproxy", "*", "--cacert", str(ca_file)]
-        + ["--output", str(folder / "curl.img"), url],
+        [
+            *("curl", "--silent", "--show-error", "--fail", "--noproxy", "*"),
+            *("--cacert", str(ca_file), "--output", str(folder / "curl.img"), url),
+        ],
         check=True,
     )
     return time.perf_counter() - begin

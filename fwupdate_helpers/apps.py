@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from fwupdate_helpers.connection_string import mask, read_device_string
 from fwupdate_helpers.errors import FirmwareUpdateError, InvalidConnectionString
 
 if TYPE_CHECKING:
+    from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.hub import Hub
 
 DEVICE_VARIABLE = "IOTHUB_DEVICE_CONNECTION_STRING"
@@ -57,6 +60,29 @@ def _device_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how long each stage takes (default: 5; Azure's tutorial takes 15)",
     )
+    parser.add_argument(
+        "--bandwidth",
+        type=_size,
+        metavar="N",
+        help="limit of an image's download in bytes a second, such as 200k or 1M",
+    )
+    parser.add_argument(
+        "--board", type=Path, metavar="DIR", help="its flash chip (default: a folder of its own)"
+    )
+    parser.add_argument("--hardware", metavar="NAME", help="what kind of board it is")
+    parser.add_argument(
+        "--publisher-key",
+        type=Path,
+        metavar="PEM",
+        help="the public key that must have signed images (default: that of your own demo key)",
+    )
+    parser.add_argument(
+        "--factory-image",
+        type=Path,
+        metavar="FILE",
+        help="what a new board leaves the factory with",
+    )
+    parser.add_argument("--allow-http", action="store_true", help="download over plain HTTP, too")
     return parser
 
 
@@ -66,11 +92,32 @@ def _service_parser() -> argparse.ArgumentParser:
         "Invokes the direct method firmwareUpdate on a device and watches its twin to the end.",
         SERVICE_VARIABLE,
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
         "--package-uri",
         default="test.com",
         metavar="URI",
         help="where the device gets the image (default: test.com, a simulated transfer)",
+    )
+    what.add_argument(
+        "--new-version",
+        metavar="VERSION",
+        help="build an image of this version, sign it with your demo key, publish it, update to it",
+    )
+    what.add_argument("--image", type=Path, metavar="FILE", help="publish this image, update to it")
+    what.add_argument("--cancel", action="store_true", help="cancel the update that runs, and end")
+    parser.add_argument(
+        "--image-size",
+        type=_size,
+        default=2 * 1024 * 1024,
+        metavar="N",
+        help="bytes of firmware for --new-version, such as 500k or 2M (default: 2M)",
+    )
+    parser.add_argument("--check-value", metavar="SHA256", help="SHA-256 of the image's file")
+    parser.add_argument(
+        "--allow-downgrade",
+        action="store_true",
+        help="install an older version, too, or the one that runs",
     )
     return parser
 
@@ -100,6 +147,13 @@ def _seconds(text: str) -> float:
     if not 0 <= value < 86_400:
         raise argparse.ArgumentTypeError("seconds from 0 to a day")
     return value
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,11})([kM]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError("a number of bytes, such as 500000, 500k or 2M")
+    return int(match[1]) * {"": 1, "k": 1024, "M": 1024 * 1024}[match[2]]
 
 
 def _run(app: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
@@ -139,26 +193,45 @@ def _given_string(options: argparse.Namespace, variable: str) -> str | None:
 
 
 def _device(options: argparse.Namespace) -> None:
+    from fwupdate_helpers.app_boards import board_folder, open_board
+    from fwupdate_helpers.connection_string import read_device_host
     from fwupdate_helpers.device import SimulatedDevice
+    from fwupdate_helpers.firmware import DownloadPolicy
 
     string, device_options, hub = _device_connection(options)
+    place = options.board or board_folder(read_device_host(string), read_device_string(string))
+    policy = DownloadPolicy(bytes_per_second=options.bandwidth, allow_http=options.allow_http)
     try:
-        device = SimulatedDevice(string, stage_seconds=options.stage_seconds, **device_options)
-        _say(f"IoT Hub device, protocol MQTT, connection string {mask(string)}")
-        with device:
-            for event in device.events.follow(until="stopped"):
-                if event.kind in _DEVICE_EVENTS:
-                    _say(event.text)
-                if event.kind == "ready":
-                    _say(f"Waiting for commands. {_CTRL_C}")
-        if device.error is not None:
-            raise device.error
+        with open_board(place, options) as board:
+            device = SimulatedDevice(
+                string,
+                stage_seconds=options.stage_seconds,
+                board=board,
+                policy=policy,
+                **device_options,
+            )
+            _say(f"IoT Hub device, protocol MQTT, connection string {mask(string)}")
+            with device:
+                _follow(device)
+            if device.error is not None:
+                raise device.error
     finally:
         if hub is not None:
             hub.close()
 
 
-_DEVICE_EVENTS = {"reported", "ready", "starting", "downloading", "applying", "applied", "retry"}
+def _follow(device: SimulatedDevice) -> None:
+    for event in device.events.follow(until="stopped"):
+        if event.kind in _DEVICE_EVENTS:
+            _say(event.text)
+        if event.kind == "ready":
+            _say(f"Waiting for commands. {_CTRL_C}")
+
+
+_DEVICE_EVENTS = {
+    *("reported", "ready", "starting", "downloading", "applying", "applied", "retry", "failed"),
+    *("booted", "verifying", "rebooting", "hang", "recovered", "rolledback", "cancelled"),
+}
 
 
 def _device_connection(options: argparse.Namespace) -> tuple[str, dict[str, Any], Hub | None]:
@@ -188,7 +261,11 @@ def _read_ca(file: Path) -> str:
 
 def _service(options: argparse.Namespace) -> None:
     from fwupdate_helpers.hub import Hub
-    from fwupdate_helpers.service import invoke_firmware_update, watch_update
+    from fwupdate_helpers.service import (
+        cancel_firmware_update,
+        invoke_firmware_update,
+        watch_update,
+    )
 
     given = _given_string(options, SERVICE_VARIABLE)
     if given is None:
@@ -201,18 +278,67 @@ def _service(options: argparse.Namespace) -> None:
         device_id = options.device_id or hub.device_id(DEFAULT_DEVICE)
         _say(f"IoT Hub service, connection string {hub.masked_connection_string}")
         _say(f"Device: {device_id}")
-        update = invoke_firmware_update(hub.registry, device_id, package_uri=options.package_uri)
-        _say("Direct Method called.")
-        _say(json.dumps(update.payload))
-        _say(_CTRL_C)
-        status, reported = None, {}
-        for twin in watch_update(hub.registry, device_id, update_id=update.update_id):
-            reported = twin.properties.reported
-            if reported.get(contract.STATUS) != status:
-                status = reported.get(contract.STATUS)
-                _say(_MESSAGES.get(str(status), "Unknown status"))
+        if options.cancel:
+            _say(json.dumps(cancel_firmware_update(hub.registry, device_id)))
+            return
+        with _package(hub, options) as (package_uri, version):
+            update = invoke_firmware_update(
+                hub.registry,
+                device_id,
+                package_uri=package_uri,
+                version=version,
+                check_value=options.check_value,
+                allow_downgrade=options.allow_downgrade,
+            )
+            _say("Direct Method called.")
+            _say(json.dumps(update.payload))
+            if update.is_up_to_date:
+                return
+            _say(_CTRL_C)
+            twins = watch_update(hub.registry, device_id, update_id=update.update_id)
+            reported = _tell(twin.properties.reported for twin in twins)
         _say(json.dumps(reported, indent=2))
     _raise_failure(device_id, reported)
+
+
+@contextmanager
+def _package(hub: Hub, options: argparse.Namespace) -> Iterator[tuple[str, str | None]]:
+    """Yield where the device gets the image, and its version where it is known."""
+    if options.image is None and options.new_version is None:
+        yield options.package_uri, None
+        return
+    from fwupdate_helpers.firmware import build_image, publish_image, unpublish_image
+
+    with tempfile.TemporaryDirectory(prefix="fwupdate-image-") as folder:
+        image = options.image
+        if image is None:
+            from fwupdate_helpers.app_boards import devices_folder
+            from fwupdate_helpers.firmware.keys import demo_signing_key
+
+            image = Path(folder) / "firmware.img"
+            key = demo_signing_key(devices_folder())
+            size = options.image_size
+            build_image(image, version=options.new_version, signing_key=key, size=size)
+        url = publish_image(hub, image)
+    try:
+        yield url, options.new_version
+    finally:
+        unpublish_image(hub, url)
+
+
+def _tell(reports: Iterable[contract.Json]) -> contract.Json:
+    """Say what changes from one report to the next; return the last one."""
+    status, percent, last = None, None, {}
+    for last in reports:
+        update = last.get(contract.UPDATE) or {}
+        now = round(100 * update.get(contract.PROGRESS, 0))
+        if contract.TOTAL in update and now != percent:
+            percent = now
+            _say(f"Downloaded {now} % of {update[contract.TOTAL]} bytes")
+        if last.get(contract.STATUS) != status:
+            status = last.get(contract.STATUS)
+            _say(_MESSAGES.get(str(status), "Unknown status"))
+    return last
 
 
 def _raise_failure(device_id: str, reported: contract.Json) -> None:

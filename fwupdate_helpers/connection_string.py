@@ -63,6 +63,12 @@ def read_device_string(connection_string: str) -> str:
     return _read(connection_string, "DeviceId", example)["DeviceId"]
 
 
+def read_device_host(connection_string: str) -> str:
+    """Return the host name in a device connection string; raises as `read_device_string`."""
+    example = "HostName=…;DeviceId=…;SharedAccessKey=…"
+    return _read(connection_string, "DeviceId", example)["HostName"]
+
+
 def read_device_key(device: Any) -> str:
     """Return the primary key of a device identity.
 

@@ -23,6 +23,7 @@ def shared_hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 
     folder = tmp_path_factory.mktemp("shared-hub")
     os.environ["FWUPDATE_STATE_DIR"] = str(folder)
+    os.environ["FWUPDATE_DEVICE_DIR"] = str(tmp_path_factory.mktemp("devices"))
     yield folder
     background.stop(StateDir(folder))
 

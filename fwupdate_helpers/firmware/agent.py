@@ -388,7 +388,7 @@ class UpdateAgent:
         self._around.note("rolledback", message)
 
     async def _fail(self, code: str, message: str) -> None:
-        self._around.note("error", message)
+        self._around.note("failed", message)
         await self._end(contract.error_patch(self._now(), self.stage, code, message))
 
     async def interrupt(self, message: str) -> None:
