@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -95,6 +96,7 @@ class SimulatedDevice:
         self._started: threading.Event = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event
+        self._introduced: asyncio.Event
         self._client: Any = None
         self._policy = policy or DownloadPolicy()
         self._agent: UpdateAgent
@@ -201,7 +203,7 @@ class SimulatedDevice:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._on_loop_error)
         self._ending = asyncio.Event()
-        self._update = None
+        self._update, self._introduced = None, asyncio.Event()
         self._agent = UpdateAgent(self.board, _Surroundings(self))
         try:
             boot = await self._boot()
@@ -248,6 +250,7 @@ class SimulatedDevice:
         )
         twin = await self._repeated(client.get_twin)
         goes_on = await self._agent.start(boot, twin["reported"])
+        self._introduced.set()
         self.events.add("ready", "Device twins initialized.")
         if goes_on:
             self._run_update()
@@ -266,7 +269,8 @@ class SimulatedDevice:
 
     async def _reboot(self) -> Boot:
         """Disconnect, boot, and connect again, for as long as it takes."""
-        await asyncio.wait_for(self._client.disconnect(), CALL_SECONDS)
+        with suppress(Exception):  # the board is switched over, and reboots whatever the SDK says
+            await asyncio.wait_for(self._client.disconnect(), CALL_SECONDS)
         await asyncio.sleep(self._stage_seconds)
         boot = await self._boot()
         if boot is None:
@@ -369,6 +373,8 @@ class SimulatedDevice:
         await self._client.send_method_response(response)
 
     async def _handle(self, request: MethodRequest) -> Answer:
+        # A method may come before the device knows what its last run left unfinished.
+        await self._introduced.wait()
         if request.name == contract.CANCEL_METHOD:
             return self._handle_cancel(request.payload)
         if request.name != contract.METHOD:

@@ -389,6 +389,8 @@ class UpdateAgent:
 
     async def _fail(self, code: str, message: str) -> None:
         self._around.note("failed", message)
+        if self._switching:  # whatever runs now, the next start is one of the old image
+            self._the_board.reject()
         await self._end(contract.error_patch(self._now(), self.stage, code, message))
 
     async def interrupt(self, message: str) -> None:

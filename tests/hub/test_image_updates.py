@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from fwupdate_helpers import contract
 from fwupdate_helpers.device import SimulatedDevice
 from fwupdate_helpers.errors import UpdateFailed, UpdateRejected
 from fwupdate_helpers.firmware import DownloadPolicy
+from fwupdate_helpers.firmware.agent import UpdateAgent
 from fwupdate_helpers.firmware.image import MAGIC
 from fwupdate_helpers.service import (
     cancel_firmware_update,
@@ -436,6 +439,26 @@ def test_a_device_that_is_stopped_in_an_update_goes_on_after_its_start(
     assert "error" not in service.twin["firmwareUpdate"]
     with make(board=board):
         twin = service.end_of(update.update_id)
+    assert twin["firmware"]["currentFwVersion"] == "2.0.0"
+
+
+def test_a_method_that_comes_while_the_device_starts_waits_for_it(
+    make: NewDevice, publisher: Publisher, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, start, calls = publisher.publish(), UpdateAgent.start, []
+
+    async def slow_start(agent: UpdateAgent, *arguments: Any) -> bool:
+        while not calls:  # the hub knows of the handler already
+            calls.extend(device._answers)
+            await asyncio.sleep(0.01)
+        return await start(agent, *arguments)
+
+    monkeypatch.setattr(UpdateAgent, "start", slow_start)
+    device = make(board=publisher.board())
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(device.start)
+        twin = service.update(url, connect_timeout=20)
+        starting.result()
     assert twin["firmware"]["currentFwVersion"] == "2.0.0"
 
 

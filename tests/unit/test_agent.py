@@ -173,3 +173,24 @@ def test_a_board_whose_active_slot_is_damaged_starts_the_other_one(world: World)
     (world.folder / "slot-b.img").write_bytes(b"rubbish")
     assert world.live()
     assert world.twin["firmware"]["currentFwVersion"] == OLD
+
+
+def test_a_reboot_that_goes_wrong_leaves_no_trial_behind(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        agent = await started(world)
+
+        async def reboot() -> Boot:
+            raise RuntimeError("it does not connect again")
+
+        monkeypatch.setattr(world, "reboot", reboot)
+        await agent.begin(ORDER)
+        await agent.run()
+
+    asyncio.run(scenario())
+    assert world.twin["firmwareUpdate"]["error"]["code"] == "internal"
+    monkeypatch.undo()
+    assert world.live()
+    assert world.twin["firmware"]["currentFwVersion"] == OLD
+    assert world.board.power_up().trial_of is None
