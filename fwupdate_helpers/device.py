@@ -8,6 +8,7 @@ between a request and its answer (measured with azure-iot-device 2.14).
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -133,6 +134,8 @@ class SimulatedDevice:
                 older.stop()
             _running[self._key] = self
             self.error, self._has_power = None, True
+            if self.board is not None:
+                self.board.switch_on()
             self._evictions.clear()
             self._started.clear()
             self._thread = threading.Thread(
@@ -168,9 +171,11 @@ class SimulatedDevice:
         self._has_power = False
         if self.board is not None:
             self.board.cut_power()
-        if self._client is not None:
-            sever(self._client)
-        self.stop()
+        try:
+            if self._client is not None:
+                sever(self._client)
+        finally:
+            self.stop()
         self.events.add("power-cut", "The power was cut.")
 
     def __enter__(self) -> SimulatedDevice:
@@ -206,9 +211,10 @@ class SimulatedDevice:
         self._update, self._introduced = None, asyncio.Event()
         self._agent = UpdateAgent(self.board, _Surroundings(self))
         try:
-            boot = await self._boot()
+            boot = await self._until_ending(self._boot())
         except FirmwareUpdateError as error:
             self._end(error)
+        if self._ending.is_set():
             return
         try:
             self._client = IoTHubDeviceClient.create_from_connection_string(
@@ -259,11 +265,11 @@ class SimulatedDevice:
         """Let the boot loader start an image; one that hangs is reset by the watchdog."""
         if self.board is None:
             return None
-        boot = self.board.power_up()
+        boot = self.board.reset()
         while boot.hangs and boot.trial_of is not None:
             self.events.add("hang", f"Version {boot.version} hangs; the watchdog will reset it.")
             await asyncio.sleep(self.board.watchdog_seconds)
-            boot = self.board.power_up()
+            boot = self.board.reset()
         self.events.add("booted", f"Version {boot.version} has started from slot {boot.slot}.")
         return boot
 
@@ -275,15 +281,17 @@ class SimulatedDevice:
         boot = await self._boot()
         if boot is None:
             raise RuntimeError("a device without a board does not reboot")
-        try:
-            await asyncio.wait_for(self._repeated(self._client.connect), START_SECONDS)
-        except asyncio.TimeoutError:
-            if boot.trial_of is None:
-                raise
-            # Firmware that does not get to its hub may be to blame: back to the old one.
-            self.events.add("rejected", "The new image does not reach the hub.")
-            return await self._reboot()
-        return boot
+        self._agent.boot = boot
+        while True:
+            try:
+                await asyncio.wait_for(self._repeated(self._client.connect), START_SECONDS)
+                return boot
+            except Exception as error:
+                if boot.trial_of is not None:  # firmware that does not get to its hub
+                    self.events.add("rejected", "The new image does not reach the hub.")
+                    return await self._reboot()
+                self.events.add("retry", f"The hub is not reached ({error}); asking again.")
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _shut_down(self) -> None:
         for task in [*self._answers, *([self._update] if self._update else [])]:
@@ -441,9 +449,9 @@ class SimulatedDevice:
             except asyncio.TimeoutError:
                 self.events.add("retry", "The hub did not answer a request; asking again.")
             except Exception as error:
-                if not _is_lost_link(error) or self._ending.is_set():
+                if not _is_temporary(error) or self._ending.is_set():
                     raise
-                self.events.add("retry", f"The link to the hub is lost ({error}); asking again.")
+                self.events.add("retry", f"The hub is not reached ({error}); asking again.")
                 await asyncio.sleep(RETRY_SECONDS)
 
 
@@ -456,6 +464,8 @@ class _Surroundings:
     async def report(self, patch: Json) -> None:
         """Write reported properties; returns when the hub has acknowledged them."""
         device = self._device
+        if not device._has_power:
+            raise PowerLost
         await device._repeated(lambda: device._client.patch_twin_reported_properties(patch))
         device.events.add("reported", "Reported state updated.")
 
@@ -490,9 +500,14 @@ class _Surroundings:
         return _now()
 
 
-def _is_lost_link(error: BaseException) -> bool:
+def _is_temporary(error: BaseException) -> bool:
     lost = {"NoConnectionError", "ConnectionDroppedError", "ConnectionFailedError"}
-    return bool(lost & {type(error).__name__, type(error.__cause__).__name__})
+    lost |= {"OperationTimeout"}
+    if lost & {type(error).__name__, type(error.__cause__).__name__}:
+        return True
+    # A twin operation that the hub refuses: "twin operation returned status N" (measured).
+    status = re.search(r"status (\d{3})", str(error.__cause__))
+    return status is not None and (status[1] == "429" or status[1].startswith("5"))
 
 
 def _now() -> datetime:

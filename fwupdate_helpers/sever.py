@@ -24,6 +24,7 @@ def sever(client: Any) -> None:
     while stage is not None and getattr(stage, "transport", None) is None:
         stage = stage.next
     link = stage.transport._mqtt_client.socket() if stage is not None else None
+    link = getattr(link, "_socket", link)  # within paho's wrapper for websockets
     if link is not None:
         with suppress(OSError):  # it was closed already
             # The method of ssl.SSLSocket would say goodbye first.

@@ -93,6 +93,12 @@ class UpdateAgent:
                 "This device has no board with a flash chip and a publisher's key, so it takes no "
                 "image. Give SimulatedDevice a board, or send a name without a scheme.",
             )
+        if self.board and order.is_simulated and _means_an_image(order):
+            return 400, refusal(
+                contract.CODE_URI_REFUSED,
+                "The package URI has no scheme, so no image could be fetched. Write https:// in "
+                "front of it.",
+            )
         if self._runs_already(order):
             return 200, dict(contract.RESPONSE_UP_TO_DATE)
         return None
@@ -149,7 +155,9 @@ class UpdateAgent:
             await self._advance(patch)
         except Exception as error:
             self.busy = False
-            message = f"The update was not begun, because it could not be reported: {error}"
+            # Forgotten, so that the service may ask for the same update again.
+            self._record |= {"updateId": None, "fingerprint": None}
+            message = f"The update was not begun: it could not be reported ({_reason(error)})."
             self._close(
                 contract.error_patch(self._now(), contract.WAITING, contract.CODE_INTERNAL, message)
             )
@@ -213,14 +221,22 @@ class UpdateAgent:
         """Walk the update from where it is to its end; whatever fails ends it in an error."""
         try:
             await self._walk()
-        except StageError as error:
-            await self._fail(error.code, str(error))
         except Exception as error:
-            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-            code = contract.CODE_DISK_FULL if full else contract.CODE_INTERNAL
-            await self._fail(code, f"The update failed while {self.stage}: {error}")
+            await self._end_badly(error)
         finally:
             self.busy = False
+
+    async def _end_badly(self, error: Exception) -> None:
+        if self.is_ending:  # the end is on the chip; the hub hears of it after the next start
+            self._around.note("error", f"The hub did not take the last report: {_reason(error)}")
+        elif isinstance(error, StageError):
+            await self._fail(error.code, str(error))
+        elif self._switching:  # only the boot loader can tell what runs next: the next start judges
+            self._around.note("error", f"The reboot went wrong: {_reason(error)}")
+        else:
+            full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+            code = contract.CODE_DISK_FULL if full else contract.CODE_INTERNAL
+            await self._fail(code, f"The update failed while {self.stage}: {_reason(error)}.")
 
     @property
     def stage(self) -> str:
@@ -260,8 +276,7 @@ class UpdateAgent:
     async def _enter(self, stage: str) -> None:
         uri = self._the_order.package_uri
         if stage in _STAGE_WORDS:
-            place = uri if self._the_order.is_simulated else shown(uri)
-            self._around.note(stage, _STAGE_WORDS[stage].format(place))
+            self._around.note(stage, _STAGE_WORDS[stage].format(shown(uri)))
         if stage != self.stage:  # otherwise it is resumed, and began when it began
             await self._advance(contract.stage_patch(self._now(), self.stage, stage))
 
@@ -313,7 +328,13 @@ class UpdateAgent:
                 await asyncio.wait_for(done.wait(), PROGRESS_SECONDS)
                 return
             except asyncio.TimeoutError:
-                await self._mirror()
+                await self._mirror_if_possible()
+
+    async def _mirror_if_possible(self) -> None:
+        try:
+            await self._mirror()
+        except Exception as error:  # the next report tells it all
+            self._around.note("retry", f"The progress was not reported: {_reason(error)}")
 
     async def _verify(self) -> None:
         await self._around.pause()
@@ -389,8 +410,6 @@ class UpdateAgent:
 
     async def _fail(self, code: str, message: str) -> None:
         self._around.note("failed", message)
-        if self._switching:  # whatever runs now, the next start is one of the old image
-            self._the_board.reject()
         await self._end(contract.error_patch(self._now(), self.stage, code, message))
 
     async def interrupt(self, message: str) -> None:
@@ -413,7 +432,13 @@ class UpdateAgent:
         self._told = merge(self._told, patch)
         self._record |= {"order": None}  # with it goes the URI, which may hold a signature
         self._told = merge(self._told, self._firmware())
-        self._save()
+        try:
+            self._save()
+        except OSError:  # no room; there is some without the download
+            if self.board is None:
+                raise
+            self.board.drop_download()
+            self._save()
         if self.board:
             self.board.drop_download()
 
@@ -468,3 +493,15 @@ class UpdateAgent:
 def refusal(code: str, message: str) -> Json:
     """Return the payload of a direct method that the device refuses."""
     return {contract.ERROR_KEY: {contract.ERROR_CODE: code, contract.ERROR_MESSAGE: message}}
+
+
+def _means_an_image(order: UpdateOrder) -> bool:
+    named = order.version is not None or order.check_value is not None
+    return named or any(mark in order.package_uri for mark in "/?\\")
+
+
+def _reason(error: Exception) -> str:
+    """Tell what went wrong without a path or a secret that the error's text may hold."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__

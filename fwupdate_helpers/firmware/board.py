@@ -13,6 +13,7 @@ import json
 import os
 import random
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fwupdate_helpers.errors import FirmwareUpdateError, ImageRefused
-from fwupdate_helpers.firmware.flash import MIB, Flash, write_in_one_step
+from fwupdate_helpers.firmware.flash import MIB, Flash, PowerLost, write_in_one_step
 from fwupdate_helpers.firmware.image import (
     DEMO_BOARD,
     VerifiedImage,
@@ -115,6 +116,7 @@ class Board:
         self._folder = _temporary_folder(self) if folder is None else folder
         self._capacity = capacity
         self._on_call = on_call
+        self._switch, self._is_on = threading.RLock(), True
         self.flash = self._chip()
         if self.flash.exists(BOOT_FILE):
             return
@@ -126,7 +128,10 @@ class Board:
             ) from error
 
     def __repr__(self) -> str:
-        slots = ", ".join(f"{slot}: {version}" for slot, version in self.slots().items())
+        try:
+            slots = ", ".join(f"{slot}: {version}" for slot, version in self.slots().items())
+        except PowerLost:
+            slots = "no power"
         return f"Board({self.hardware}, {slots})"
 
     def _chip(self) -> Flash:
@@ -151,15 +156,31 @@ class Board:
         Args:
             survivors: See `Flash.lose_power`.
         """
-        self.flash.lose_power(survivors)
+        with self._switch:
+            self._is_on = False
+            self.flash.lose_power(survivors)
+
+    def switch_on(self) -> None:
+        """Give the board power again; `reset` starts it."""
+        self._is_on = True
 
     def power_up(self) -> Boot:
-        """Switch on, or reset: the boot loader chooses a slot, verifies it and starts it.
+        """Switch on and start: `switch_on` and `reset`."""
+        self.switch_on()
+        return self.reset()
+
+    def reset(self) -> Boot:
+        """Start anew: the boot loader chooses a slot, verifies it and starts it.
 
         Raises:
             FirmwareUpdateError: No slot holds an image that can be started.
+            PowerLost: The board has no power.
         """
-        self.flash = self._chip()
+        with self._switch:
+            if not self._is_on:
+                raise PowerLost
+            self.flash = self._chip()
+            self.flash.drop_orphans()
         control = self._read_boot()
         trial = control.get("trial")
         if trial and trial["triesLeft"] > 0:
@@ -176,6 +197,8 @@ class Board:
         active, last = control["active"], control.get("last") or {}
         for slot in (active, other_slot(active)):
             if image := self._startable(slot):
+                if slot != active:  # otherwise the next rollback would lead to the damaged one
+                    self._write_boot(control | {"active": slot})
                 rolled_back = bool(last.get("rolledBack"))
                 return Boot(slot, image, None, last.get("updateId"), rolled_back)
         raise FirmwareUpdateError(
@@ -209,7 +232,13 @@ class Board:
             self._write_boot({"active": control["active"], "last": last})
 
     def _read_boot(self) -> Json:
-        control: Json = json.loads(self.flash.read(BOOT_FILE))
+        try:
+            control: Json = json.loads(self.flash.read(BOOT_FILE))
+        except ValueError as error:
+            raise FirmwareUpdateError(
+                f"The board does not start: {BOOT_FILE} in {self._folder.name} is damaged. Make a "
+                "new Board, with an empty folder."
+            ) from error
         return control
 
     def _write_boot(self, control: Json) -> None:
@@ -233,14 +262,14 @@ class Board:
     def _version_in(self, name: str) -> str | None:
         size = self.flash.size(name)
         try:
-            manifest = read_manifest(
+            manifest, start = read_manifest(
                 lambda offset, length: self.flash.read(name, offset, length),
                 size,
                 self._publisher_key,
             )
         except ImageRefused:
             return None
-        return manifest.version if size > manifest.size else None
+        return manifest.version if size == start + manifest.size else None
 
     def copy_download(self, slot: str) -> Iterator[None]:
         """Copy the downloaded image into `slot`, a piece with every step; synced at the end."""

@@ -15,6 +15,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -79,8 +80,6 @@ class Flash:
         self._lock = threading.RLock()
         self._has_power = True
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for orphan in folder.glob(".new-*"):  # synced content that never got a synced name
-            orphan.unlink()
         self._names = {
             file.name: _File(file, file.stat().st_size)
             for file in folder.iterdir()
@@ -167,6 +166,11 @@ class Flash:
                 self._sync_name(name)
             _sync_host_folder(self.folder)
 
+    def drop_orphans(self) -> None:
+        """Remove synced content that never got a synced name; only for the chip's one user."""
+        for orphan in self.folder.glob(".new-*"):
+            orphan.unlink(missing_ok=True)
+
     # -- the chip itself --------------------------------------------------------------------------
 
     @property
@@ -206,10 +210,15 @@ class Flash:
     def _write_back(self, file: _File) -> None:
         if not file.cache and file.host.exists():
             return
-        with os.fdopen(os.open(file.host, _APPEND, 0o600), "ab") as stream:
-            stream.write(file.cache)
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with os.fdopen(os.open(file.host, _APPEND, 0o600), "ab") as stream:
+                stream.write(file.cache)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError:
+            with suppress(OSError):  # not even a part, or the next sync would write it twice
+                os.truncate(file.host, file.synced)
+            raise
         file.synced += len(file.cache)
         file.cache.clear()
 
@@ -225,7 +234,7 @@ class Flash:
             place.unlink(missing_ok=True)
             del self._synced_names[name]
             return
-        if not file.host.exists():  # its content was never synced: the name leads to nothing
+        if not file.host.exists() and not file.synced:  # the name leads to an empty file
             file.host.touch(mode=0o600)
         file.host.replace(place)
         file.host = place

@@ -239,9 +239,12 @@ def check_version(
         )
 
 
-def read_manifest(read: Read, size: int, publisher_key: Ed25519PublicKey) -> Manifest:
-    """Return an image's manifest once its signature is checked; `verify_image` checks the rest."""
-    return _read_header(read, size, publisher_key)[0]
+def read_manifest(read: Read, size: int, publisher_key: Ed25519PublicKey) -> tuple[Manifest, int]:
+    """Return an image's manifest, its signature checked, and where in the file the firmware begins.
+
+    `verify_image` checks the rest.
+    """
+    return _read_header(read, size, publisher_key)
 
 
 def _read_header(read: Read, size: int, publisher_key: Ed25519PublicKey) -> tuple[Manifest, int]:

@@ -13,6 +13,7 @@ import pytest
 from fwupdate_helpers import contract
 from fwupdate_helpers.firmware.agent import UpdateAgent
 from fwupdate_helpers.firmware.board import Board, Boot
+from fwupdate_helpers.firmware.flash import Flash, PowerLost
 from tests.power import KEY, NEW, OLD, ORDER, World, image
 
 Json = dict[str, Any]
@@ -136,9 +137,8 @@ def test_a_report_that_the_hub_refuses_leaves_the_device_free_for_the_next_updat
             with pytest.raises(RuntimeError, match="refuses"):
                 await agent.begin(ORDER)
         assert not agent.busy
-        order = replace(ORDER, update_id="update-2")
-        assert agent.answer_at_once(order) is None
-        await agent.begin(order)
+        assert agent.answer_at_once(ORDER) is None, "the service may ask again"
+        await agent.begin(ORDER)
         await agent.run()
 
     asyncio.run(scenario())
@@ -175,7 +175,7 @@ def test_a_board_whose_active_slot_is_damaged_starts_the_other_one(world: World)
     assert world.twin["firmware"]["currentFwVersion"] == OLD
 
 
-def test_a_reboot_that_goes_wrong_leaves_no_trial_behind(
+def test_after_a_reboot_that_goes_wrong_the_next_start_judges_the_trial(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
@@ -189,8 +189,116 @@ def test_a_reboot_that_goes_wrong_leaves_no_trial_behind(
         await agent.run()
 
     asyncio.run(scenario())
-    assert world.twin["firmwareUpdate"]["error"]["code"] == "internal"
+    assert contract.open_stage(world.twin) == contract.REBOOTING
+    assert "outcome" not in world.twin["firmwareUpdate"]
     monkeypatch.undo()
     assert world.live()
-    assert world.twin["firmware"]["currentFwVersion"] == OLD
-    assert world.board.power_up().trial_of is None
+    assert world.twin["firmwareUpdate"]["outcome"] == "completed"
+    assert world.twin["firmware"]["currentFwVersion"] == NEW
+
+
+@pytest.mark.parametrize("which", ["every progress report", "the last report"])
+def test_a_report_that_is_refused_turns_no_success_into_an_error(
+    world: World, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fwupdate_helpers.firmware.agent.PROGRESS_SECONDS", 0.001)
+
+    async def scenario() -> None:
+        agent = await started(world)
+        report, download = world.report, world.download
+
+        async def refuse_some(patch: Json) -> None:
+            progress = agent.stage == contract.DOWNLOADING and "firmwareStatus" not in patch
+            last = patch.get("firmwareStatus") == "completed"
+            if (which == "the last report" and last) or (which != "the last report" and progress):
+                if progress and "stages" in patch["firmwareUpdate"]:
+                    return await report(patch)
+                raise RuntimeError("429")
+            await report(patch)
+
+        async def slow_download(*arguments: Any) -> None:
+            await download(*arguments)
+            await asyncio.sleep(0.05)
+
+        monkeypatch.setattr(world, "report", refuse_some)
+        monkeypatch.setattr(world, "download", slow_download)
+        await agent.begin(ORDER)
+        await agent.run()
+
+    asyncio.run(scenario())
+    monkeypatch.undo()
+    assert world.live()
+    update = world.twin["firmwareUpdate"]
+    assert (update["outcome"], "error" in update) == ("completed", False)
+    assert world.twin["firmware"]["currentFwVersion"] == NEW
+
+
+def test_a_rollback_after_a_damaged_slot_leads_to_the_image_that_ran(
+    world: World, tmp_path: Path
+) -> None:
+    assert world.live(ORDER)
+    (world.folder / "slot-b.img").write_bytes(b"rubbish")
+    world.served = image(tmp_path, "3.0.0", behaviour="failsSelfTest").read_bytes()
+    assert world.live(replace(ORDER, update_id="update-2", version="3.0.0"))
+    assert world.twin["firmwareUpdate"]["outcome"] == "rolledback"
+    assert world.board.power_up().version == OLD
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        replace(ORDER, package_uri="images.test/firmware.img?sig=c2VjcmV0", version=None),
+        replace(ORDER, package_uri="../../x", version=None),
+        replace(ORDER, package_uri="test.com"),
+    ],
+)
+def test_an_image_without_a_scheme_is_refused_by_a_device_with_a_board(
+    world: World, order: contract.UpdateOrder
+) -> None:
+    async def scenario() -> tuple[int, Json] | None:
+        return (await started(world)).answer_at_once(order)
+
+    answer = asyncio.run(scenario())
+    assert answer is not None
+    assert code(answer) == (400, "uriRefused")
+    assert "c2VjcmV0" not in str(answer)
+
+
+def test_a_chip_that_fails_to_sync_writes_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flash = Flash(tmp_path)
+    flash.create("a.img")
+    flash.append("a.img", b"content")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        with pytest.raises(OSError, match="No space"):
+            flash.sync("a.img")
+    flash.sync("a.img")
+    flash.sync_directory()
+    assert flash.read("a.img") == b"content"
+
+
+def test_a_board_without_power_does_not_start_by_itself(world: World) -> None:
+    assert world.live()
+    world.board.cut_power()
+    assert repr(world.board) == "Board(demo-board, no power)"
+    with pytest.raises(PowerLost):
+        world.board.reset()
+    assert world.board.power_up().version == OLD
+
+
+def test_a_second_board_object_on_the_same_chip_does_not_harm_it(world: World) -> None:
+    assert world.live()
+    flash = world.board.flash
+    flash.create("boot.new")
+    flash.append("boot.new", flash.read("boot.json"))
+    flash.sync("boot.new")
+    Board(world.factory, KEY.public_key(), folder=world.folder)
+    flash.rename("boot.new", "boot.json")
+    flash.sync_directory()
+    assert world.board.power_up().version == OLD
