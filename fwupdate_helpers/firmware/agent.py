@@ -212,8 +212,17 @@ class UpdateAgent:
             self._switching = True
         if self.boot and attempt == self.boot.last_update:
             action = contract.ROLLED_BACK_ACTION if self.boot.rolled_back else contract.CONFIRMED
+        self._keep_progress(order)
         self._around.note("recovered", f"The update that lost its power is {action}.")
         self._told = merge(self._told, contract.recovery_patch(self._now(), action))
+
+    def _keep_progress(self, order: UpdateOrder) -> None:
+        """Take over the progress that the hub knows of: the chip keeps none."""
+        heard = self._acknowledged.get(contract.UPDATE) or {}
+        if heard.get(contract.UPDATE_ID) == order.update_id:
+            keys = (contract.PROGRESS, contract.RECEIVED, contract.TOTAL)
+            progress = {key: heard[key] for key in keys if key in heard}
+            self._told = merge(self._told, {contract.UPDATE: progress})
 
     # -- the walk ---------------------------------------------------------------------------------
 

@@ -126,18 +126,35 @@ def test_run_all_cells_of_notebook_02_ends_with_the_timeline(
     page.screenshot(path=BUILD / "lab-02-running.png")
 
     pictures = page.get_by_role("img", name=re.compile("Update completed in .* applying"))
-    expect(pictures).to_have_count(2)
-    for picture, name in ((pictures.first, "hand-built"), (pictures.last, "simulated")):
+    expect(pictures).to_have_count(3)
+    for number, name in enumerate(("hand-built", "simulated", "thermostat")):
+        picture = pictures.nth(number)
         picture.scroll_into_view_if_needed()
         assert picture.evaluate("image => image.complete && image.naturalWidth > 600")
         page.screenshot(path=BUILD / f"lab-02-{name}.png")
     expect(page.locator(IDLE)).to_be_visible()
+    check_progress_bars(page)
     expect(
         page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']")
     ).to_have_count(0)
     assert "SharedAccessKey=" not in page.content().replace("SharedAccessKey=***", "")
+    assert not re.search(r"/firmware/[\w-]{8,}", page.content()), "the address of an image"
     assert problems == []
     page.close()
+
+
+def check_progress_bars(page: Page) -> None:
+    """Each update of an image has a bar, and a line of text that tells the same."""
+    bars = page.locator(".widget-hprogress .progress-bar")
+    expect(bars).to_have_count(5)
+    for text, name in (
+        (r"^completed · 100% · 0 s left to download$", "completed"),
+        (r"^rolledback · 100% · 0 s left to download$", "rolled-back"),
+        (r"^downloading · \d+% · ", "power-cut"),
+    ):
+        line = page.get_by_text(re.compile(text)).first
+        line.scroll_into_view_if_needed()
+        page.screenshot(path=BUILD / f"lab-02-{name}.png")
 
 
 def note_error(message: ConsoleMessage, problems: list[str]) -> None:

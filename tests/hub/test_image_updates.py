@@ -404,6 +404,7 @@ def test_a_power_cut_is_no_farewell_and_the_download_goes_on_where_it_was(
         assert f"device '{device_id}': connection ends: the client disconnected" not in log
 
         device.start()
+        assert service.twin["firmwareUpdate"]["receivedBytes"] >= cut["receivedBytes"]
         twin = service.end_of(update.update_id)
         log = (shared_hub_folder / "hub.log").read_text(encoding="utf-8")
         device.stop()
