@@ -5,26 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fwupdate_helpers import contract
+from fwupdate_helpers.app_options import (
+    DEVICE_VARIABLE,
+    SERVICE_VARIABLE,
+    device_options,
+    service_options,
+)
 from fwupdate_helpers.connection_string import mask, read_device_string
 from fwupdate_helpers.errors import FirmwareUpdateError, InvalidConnectionString
 
 if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
+    from fwupdate_helpers.firmware import DownloadPolicy
     from fwupdate_helpers.hub import Hub
 
-DEVICE_VARIABLE = "IOTHUB_DEVICE_CONNECTION_STRING"
-SERVICE_VARIABLE = "IOTHUB_CONNECTION_STRING"
 DEFAULT_DEVICE = "device"
+_SMALLEST_SYNC = 16 * 1024
 _CTRL_C = "IoT Hub firmware update: press Ctrl-C to exit"
 
 _MESSAGES = {
@@ -39,121 +44,12 @@ _MESSAGES = {
 
 def device_main(arguments: Sequence[str] | None = None) -> int:
     """Run ``fwupdate-device``; return the exit status."""
-    return _run(_device, _device_parser().parse_args(arguments))
+    return _run(_device, device_options(arguments))
 
 
 def service_main(arguments: Sequence[str] | None = None) -> int:
     """Run ``fwupdate-service``; return the exit status."""
-    return _run(_service, _service_parser().parse_args(arguments))
-
-
-def _device_parser() -> argparse.ArgumentParser:
-    parser = _parser(
-        "fwupdate-device",
-        "A simulated device that waits for the direct method firmwareUpdate and walks the update.",
-        DEVICE_VARIABLE,
-    )
-    parser.add_argument(
-        "--stage-seconds",
-        type=_seconds,
-        default=5.0,
-        metavar="N",
-        help="how long each stage takes (default: 5; Azure's tutorial takes 15)",
-    )
-    parser.add_argument(
-        "--bandwidth",
-        type=_size,
-        metavar="N",
-        help="limit of an image's download in bytes a second, such as 200k or 1M",
-    )
-    parser.add_argument(
-        "--board", type=Path, metavar="DIR", help="its flash chip (default: a folder of its own)"
-    )
-    parser.add_argument("--hardware", metavar="NAME", help="what kind of board it is")
-    parser.add_argument(
-        "--publisher-key",
-        type=Path,
-        metavar="PEM",
-        help="the public key that must have signed images (default: that of your own demo key)",
-    )
-    parser.add_argument(
-        "--factory-image",
-        type=Path,
-        metavar="FILE",
-        help="what a new board leaves the factory with",
-    )
-    parser.add_argument("--allow-http", action="store_true", help="download over plain HTTP, too")
-    return parser
-
-
-def _service_parser() -> argparse.ArgumentParser:
-    parser = _parser(
-        "fwupdate-service",
-        "Invokes the direct method firmwareUpdate on a device and watches its twin to the end.",
-        SERVICE_VARIABLE,
-    )
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--package-uri",
-        default="test.com",
-        metavar="URI",
-        help="where the device gets the image (default: test.com, a simulated transfer)",
-    )
-    what.add_argument(
-        "--new-version",
-        metavar="VERSION",
-        help="build an image of this version, sign it with your demo key, publish it, update to it",
-    )
-    what.add_argument("--image", type=Path, metavar="FILE", help="publish this image, update to it")
-    what.add_argument("--cancel", action="store_true", help="cancel the update that runs, and end")
-    parser.add_argument(
-        "--image-size",
-        type=_size,
-        default=2 * 1024 * 1024,
-        metavar="N",
-        help="bytes of firmware for --new-version, such as 500k or 2M (default: 2M)",
-    )
-    parser.add_argument("--check-value", metavar="SHA256", help="SHA-256 of the image's file")
-    parser.add_argument(
-        "--allow-downgrade",
-        action="store_true",
-        help="install an older version, too, or the one that runs",
-    )
-    return parser
-
-
-def _parser(name: str, description: str, variable: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=name,
-        description=description,
-        epilog="Without a connection string the hub is the one that the notebooks use: the local "
-        "hub, or the IoT Hub in FWUPDATE_IOTHUB_CONNECTION_STRING. Ctrl-C ends the app.",
-    )
-    parser.add_argument(
-        "--connection-string-file",
-        metavar="FILE",
-        help=f"a file with the connection string; - is standard input (else ${variable})",
-    )
-    parser.add_argument("--ca-file", type=Path, metavar="PEM", help="the CA of the hub to trust")
-    parser.add_argument("--device-id", metavar="ID", help="the device (default: one of your own)")
-    return parser
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 86_400:
-        raise argparse.ArgumentTypeError("seconds from 0 to a day")
-    return value
-
-
-def _size(text: str) -> int:
-    match = re.fullmatch(r"([1-9][0-9]{0,11})([kM]?)", text)
-    if match is None:
-        raise argparse.ArgumentTypeError("a number of bytes, such as 500000, 500k or 2M")
-    return int(match[1]) * {"": 1, "k": 1024, "M": 1024 * 1024}[match[2]]
+    return _run(_service, service_options(arguments))
 
 
 def _run(app: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
@@ -196,23 +92,22 @@ def _device(options: argparse.Namespace) -> None:
     from fwupdate_helpers.app_boards import board_folder, open_board
     from fwupdate_helpers.connection_string import read_device_host
     from fwupdate_helpers.device import SimulatedDevice
-    from fwupdate_helpers.firmware import DownloadPolicy
 
-    string, device_options, hub = _device_connection(options)
+    string, sdk_options, hub = _device_connection(options)
     place = options.board or board_folder(read_device_host(string), read_device_string(string))
-    policy = DownloadPolicy(bytes_per_second=options.bandwidth, allow_http=options.allow_http)
+    policy = _policy(options)
     try:
-        with open_board(place, options) as board:
+        with open_board(place, options) as opened:
             device = SimulatedDevice(
                 string,
                 stage_seconds=options.stage_seconds,
-                board=board,
+                board=opened.board,
                 policy=policy,
-                **device_options,
+                **sdk_options,
             )
             _say(f"IoT Hub device, protocol MQTT, connection string {mask(string)}")
             with device:
-                _follow(device)
+                _follow(device, opened.progress)
             if device.error is not None:
                 raise device.error
     finally:
@@ -220,18 +115,49 @@ def _device(options: argparse.Namespace) -> None:
             hub.close()
 
 
-def _follow(device: SimulatedDevice) -> None:
+def _policy(options: argparse.Namespace) -> DownloadPolicy:
+    from fwupdate_helpers.firmware import DownloadPolicy
+
+    limit, usual = options.bandwidth, DownloadPolicy.sync_bytes
+    return DownloadPolicy(
+        bytes_per_second=limit,
+        allow_http=options.allow_http,
+        # A slow download that is killed loses about a second of it, not all.
+        sync_bytes=usual if limit is None else min(usual, max(limit, _SMALLEST_SYNC)),
+    )
+
+
+def _follow(device: SimulatedDevice, progress: Callable[[], str | None]) -> None:
+    """Say what happens on the device until it stops; `progress` tells how far a download is."""
+    of_image, percent = False, None
+
+    def say_progress() -> None:
+        nonlocal percent
+        if (now := progress()) not in (None, percent):
+            percent = now
+            _say(str(now))
+
     for event in device.events.follow(until="stopped"):
-        if event.kind in _DEVICE_EVENTS:
+        if event.kind == "starting":
+            of_image, percent = False, None
+        of_image |= event.kind in _IMAGE_EVENTS
+        if event.kind == "verifying":
+            say_progress()
+        if event.kind in _DEVICE_EVENTS or (event.kind == "completed" and of_image):
             _say(event.text)
+        if event.kind == "reported":
+            say_progress()
         if event.kind == "ready":
             _say(f"Waiting for commands. {_CTRL_C}")
 
 
-_DEVICE_EVENTS = {
+_IMAGE_EVENTS: Final = {"recovered", "verifying", "rebooting"}
+_DEVICE_EVENTS: Final = {
     *("reported", "ready", "starting", "downloading", "applying", "applied", "retry", "failed"),
-    *("booted", "verifying", "rebooting", "hang", "recovered", "rolledback", "cancelled"),
+    *("booted", "hang", "rejected", "rolledback", "cancelled"),
+    *_IMAGE_EVENTS,
 }
+"""The tutorial's device says nothing more after the last report, so "completed" is not here."""
 
 
 def _device_connection(options: argparse.Namespace) -> tuple[str, dict[str, Any], Hub | None]:
@@ -317,28 +243,41 @@ def _package(hub: Hub, options: argparse.Namespace) -> Iterator[tuple[str, str |
 
             image = Path(folder) / "firmware.img"
             key = demo_signing_key(devices_folder())
-            size = options.image_size
-            build_image(image, version=options.new_version, signing_key=key, size=size)
+            size = {} if options.image_size is None else {"size": options.image_size}
+            build_image(image, version=options.new_version, signing_key=key, **size)
         url = publish_image(hub, image)
     try:
         yield url, options.new_version
+    except KeyboardInterrupt:
+        _say("The image is withdrawn: a device that still downloads it cannot go on.")
+        raise
     finally:
         unpublish_image(hub, url)
 
 
 def _tell(reports: Iterable[contract.Json]) -> contract.Json:
     """Say what changes from one report to the next; return the last one."""
-    status, percent, last = None, None, {}
+    status, progress, last = None, None, {}
     for last in reports:
-        update = last.get(contract.UPDATE) or {}
-        now = round(100 * update.get(contract.PROGRESS, 0))
-        if contract.TOTAL in update and now != percent:
-            percent = now
-            _say(f"Downloaded {now} % of {update[contract.TOTAL]} bytes")
+        lines = []
+        if (now := _progress(last)) not in (None, progress):
+            lines.append(progress := now)
         if last.get(contract.STATUS) != status:
             status = last.get(contract.STATUS)
-            _say(_MESSAGES.get(str(status), "Unknown status"))
+            # A download that has just begun is announced first, one that has ended afterwards.
+            place = 0 if status == contract.DOWNLOADING else len(lines)
+            lines.insert(place, _MESSAGES.get(str(status), "Unknown status"))
+        for line in lines:
+            _say(str(line))
     return last
+
+
+def _progress(reported: contract.Json) -> str | None:
+    update = reported.get(contract.UPDATE)
+    if not isinstance(update, dict) or contract.TOTAL not in update:
+        return None
+    share = update.get(contract.PROGRESS, 0)
+    return f"Downloaded {100 * share:.0f} % of {update[contract.TOTAL]} bytes"
 
 
 def _raise_failure(device_id: str, reported: contract.Json) -> None:
