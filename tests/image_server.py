@@ -1,4 +1,4 @@
-"""A small HTTPS server of one image, whose faults are scripted and happen on the wire.
+"""A small HTTPS server of one image, whose faults are scripted and happen on the wire; a proxy.
 
 It answers each request on a connection of its own, in a thread of its own, and writes down what
 it was asked and how much of a body it sent.
@@ -6,8 +6,10 @@ it was asked and how much of a body it sent.
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
+import os
 import re
 import socket
 import ssl
@@ -120,23 +122,17 @@ class ImageServer:
         self.script: deque[Fault] = deque()
         self.always = Fault()
         self.requests: list[Request] = []
+        self._context: ssl.SSLContext | None = None
         self.ca_pem = ""
+        if tls:
+            self._context, self.ca_pem = _tls()
         self._name, self._address = name, address
-        self._context = self._make_context() if tls else None
         self._ending = threading.Event()
         self._listener = socket.create_server((address, 0))
         self._port: int = self._listener.getsockname()[1]
         self._connections: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._etag: tuple[bytes, str] | None = None
-
-    def _make_context(self) -> ssl.SSLContext:
-        with tempfile.TemporaryDirectory() as folder:
-            state = StateDir(Path(folder) / "ca")
-            state.prepare()
-            ensure_certificates(state, "127.0.0.1")
-            self.ca_pem = state.ca_file.read_text(encoding="ascii")
-            return server_context(state)
 
     def __enter__(self) -> ImageServer:
         self._start(self._accept)
@@ -195,13 +191,15 @@ class ImageServer:
             if self._ending.is_set():
                 connection.close()
                 return
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._start(self._serve, connection)
 
     def _serve(self, plain: socket.socket) -> None:
         connection = plain
         self._connections.add(plain)
         try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Small, so that what counts as sent is not far from what was.
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * PIECE)
             if self._context is not None:
                 connection = self._context.wrap_socket(plain, server_side=True)
                 self._connections.discard(plain)
@@ -297,6 +295,16 @@ class ImageServer:
             connection.sendall(b"zz\r\n" if fault.broken_chunks else b"0\r\n\r\n")
 
 
+@functools.cache
+def _tls() -> tuple[ssl.SSLContext, str]:
+    """Return what a server offers and what its clients trust, the same for all of this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        state = StateDir(Path(folder) / "ca")
+        state.prepare()
+        ensure_certificates(state, "127.0.0.1")
+        return server_context(state), state.ca_file.read_text(encoding="ascii")
+
+
 def _read_request(connection: socket.socket) -> Request | None:
     data = b""
     while b"\r\n\r\n" not in data:
@@ -304,6 +312,9 @@ def _read_request(connection: socket.socket) -> Request | None:
         if not more:
             return None
         data += more
+        if not data[:1].isalpha():  # a client that speaks TLS to a server that does not
+            connection.sendall(_head(400, {"Connection": "close"}))
+            return None
     first, *lines = data.decode("latin-1").split("\r\n\r\n")[0].split("\r\n")
     method, target, _ = first.split(" ", 2)
     pairs = [line.partition(":") for line in lines]
@@ -323,5 +334,73 @@ def _pieces(body: memoryview) -> Iterable[memoryview]:
 
 def _end(connection: socket.socket, *, reset: bool) -> None:
     if reset:
-        linger = struct.pack("ii", 1, 0)
+        linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
+class ConnectProxy:
+    """An HTTP proxy that writes down every ``CONNECT``, and refuses it or leads all to one port.
+
+    Args:
+        status: What it answers; with 200 it leads to `port`.
+        port: On 127.0.0.1.
+
+    Attributes:
+        targets: What it was asked to connect to, as ``host:port``.
+        address: Its own address, as ``HTTPS_PROXY`` has it, with a password that no log may show.
+    """
+
+    def __init__(self, status: int = 403, port: int = 0) -> None:
+        self.targets: list[str] = []
+        self._status, self._port = status, port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._own_port: int = self._listener.getsockname()[1]
+        self.address = f"http://someone:proxy-password@127.0.0.1:{self._own_port}"
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> ConnectProxy:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._status = 0
+        socket.create_connection(("127.0.0.1", self._own_port)).close()
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, name="proxy", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            if not self._status:
+                connection.close()
+                return
+            self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            request = _read_request(connection)
+            if request is None:
+                return
+            self.targets.append(request.target)
+            connection.sendall(_head(self._status, {"Content-Length": "0"}))
+            if self._status == 200:
+                with socket.create_connection(("127.0.0.1", self._port)) as beyond:
+                    back = threading.Thread(target=_pump, args=(beyond, connection))
+                    back.start()
+                    _pump(connection, beyond)
+                    back.join()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(PIECE):
+            target.sendall(data)
+    for one in (source, target):
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)

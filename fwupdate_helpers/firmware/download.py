@@ -45,7 +45,7 @@ def tls_context(extra_ca_pem: str | None = None) -> ssl.SSLContext:
     if extra_ca_pem:
         try:
             context.load_verify_locations(cadata=extra_ca_pem)
-        except (ssl.SSLError, ValueError):
+        except (ssl.SSLError, ValueError, TypeError):
             raise DownloadError(
                 CODE_NOT_TRUSTED,
                 "The additional certificate authority cannot be read: it must be PEM text that "

@@ -15,41 +15,24 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from fwupdate_helpers.contract import CODE_DOWNLOAD_REFUSED, CODE_NOT_TRUSTED, CODE_URI_REFUSED
 from fwupdate_helpers.errors import DownloadError
+from fwupdate_helpers.firmware.aiohttp_answer import ConnectionLost
 from fwupdate_helpers.firmware.http_answers import TEMPORARY, TemporaryProblem
 
-NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, HttpProcessingError, OSError)
+NETWORK_ERRORS = (
+    aiohttp.ClientError,
+    asyncio.TimeoutError,
+    HttpProcessingError,
+    OSError,
+    ConnectionLost,
+)
 """All that a request or the reading of its answer may raise."""
-
-
-class ConnectionLost(Exception):
-    """The connection was lost before the answer's headers came."""
-
-
-class Answer(aiohttp.ClientResponse):
-    """An answer whose loss aiohttp does not hide.
-
-    aiohttp sends a GET again at once when the connection is lost before the answer's headers.
-    Such a try would have no back-off and no place in the count, so the loss is raised as an
-    error that aiohttp does not know.
-    """
-
-    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        """Read the headers.
-
-        Raises:
-            ConnectionLost: They did not come.
-        """
-        try:
-            return await super().start(connection)
-        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError):
-            raise ConnectionLost from None
 
 
 def explain(error: BaseException, place: str) -> TemporaryProblem | DownloadError:
     """Return what an error on the network means for the download, without its own text.
 
     Args:
-        error: One of `NETWORK_ERRORS`, or a `ConnectionLost`.
+        error: One of `NETWORK_ERRORS`.
         place: What to call the address in messages.
     """
     if isinstance(error, aiohttp.ClientConnectorCertificateError):

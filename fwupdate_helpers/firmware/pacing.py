@@ -1,4 +1,7 @@
-"""A limit for the bandwidth: how long to wait after each piece of a download."""
+"""A limit for the bandwidth: how long to wait after each piece of a download.
+
+It limits what reaches the flash. The system and aiohttp take in about a MiB more, ahead of it.
+"""
 
 from __future__ import annotations
 

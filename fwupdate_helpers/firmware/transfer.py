@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import datetime, timezone
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import aiohttp
 from yarl import URL
@@ -21,14 +21,10 @@ from fwupdate_helpers.contract import (
 )
 from fwupdate_helpers.errors import DownloadError
 from fwupdate_helpers.firmware import http_answers as answers
+from fwupdate_helpers.firmware.aiohttp_answer import Answer
 from fwupdate_helpers.firmware.download_policy import DownloadPolicy
 from fwupdate_helpers.firmware.http_answers import Body, Partial, TemporaryProblem, UselessPart
-from fwupdate_helpers.firmware.network_errors import (
-    NETWORK_ERRORS,
-    Answer,
-    ConnectionLost,
-    explain,
-)
+from fwupdate_helpers.firmware.network_errors import NETWORK_ERRORS, explain
 from fwupdate_helpers.firmware.pacing import Clock, Pacer, Sleep, piece_bytes
 from fwupdate_helpers.firmware.uris import proxy_for, redirected, shown
 
@@ -138,7 +134,7 @@ class Transfer:
         """Ask for what is missing, and take what comes: all of it, or a part."""
         have = self._at_hand()
         try:
-            async with await self._get(answers.resume_headers(have)) as answer:
+            async with self._get(answers.resume_headers(have)) as answer:
                 await self._take(answer, have)
             return
         except UselessPart as error:
@@ -155,13 +151,21 @@ class Transfer:
 
     # -- one answer -------------------------------------------------------------------------------
 
-    async def _get(self, headers: dict[str, str]) -> aiohttp.ClientResponse:
+    @asynccontextmanager
+    async def _get(self, headers: dict[str, str]) -> AsyncIterator[Answer]:
+        answer = await self._follow(headers)
+        try:
+            yield answer
+        finally:
+            answer.hang_up()
+
+    async def _follow(self, headers: dict[str, str]) -> Answer:
         uri, policy = self._uri, self._policy
         for _ in range(policy.redirects + 1):
             answer = await self._send(uri, headers)
             if answer.status not in answers.REDIRECTS:
                 return answer
-            answer.close()
+            answer.hang_up()
             location = answer.headers.get("Location")
             uri = redirected(uri, location, allow_http=policy.allow_http)
         raise DownloadError(
@@ -170,7 +174,7 @@ class Transfer:
             "the image is.",
         )
 
-    async def _send(self, uri: str, headers: dict[str, str]) -> aiohttp.ClientResponse:
+    async def _send(self, uri: str, headers: dict[str, str]) -> Answer:
         policy = self._policy
         timeout = aiohttp.ClientTimeout(
             total=max(self.deadline - self._clock(), 0.001),
@@ -181,14 +185,15 @@ class Transfer:
         try:
             # Encoded already: a signature may not be quoted anew.
             url = URL(uri, encoded=True)
-            return await self._http.get(
+            answer = await self._http.get(
                 url, headers=headers, proxy=proxy, timeout=timeout, allow_redirects=False
             )
-        except (*NETWORK_ERRORS, ConnectionLost) as error:
+            return cast(Answer, answer)
+        except NETWORK_ERRORS as error:
             problem = explain(error, shown(uri))
         raise problem  # out here, so that it has no context that holds the address
 
-    async def _take(self, answer: aiohttp.ClientResponse, have: Partial) -> None:
+    async def _take(self, answer: Answer, have: Partial) -> None:
         self._check_status(answer, have)
         if answer.status == 416:
             if not answers.is_complete(have, answer.headers):
@@ -202,20 +207,20 @@ class Transfer:
             body = self._from_the_first_byte(answer, have)
         self._total = body.total
         self._on_progress(self._size, self._total)
-        await self._store_pieces(answer.content, body)
+        await self._store_pieces(answer, body)
 
     async def _probe(self, have: Partial) -> None:
-        async with await self._get(answers.probe_headers(have)) as answer:
+        async with self._get(answers.probe_headers(have)) as answer:
             self._check_status(answer, have)
             answers.check_probe(have, answer.status, answer.headers)
 
-    def _check_status(self, answer: aiohttp.ClientResponse, have: Partial) -> None:
+    def _check_status(self, answer: Answer, have: Partial) -> None:
         now = datetime.now(timezone.utc)
         answers.check_status(
             answer.status, answer.headers, ranged=have.size > 0, place=self.place, now=now
         )
 
-    def _from_the_first_byte(self, answer: aiohttp.ClientResponse, have: Partial) -> Body:
+    def _from_the_first_byte(self, answer: Answer, have: Partial) -> Body:
         body, changed = answers.whole_body(have, answer.headers.get("ETag"), answer.content_length)
         self._check_size(body.total or 0)
         if have.size:
@@ -223,8 +228,8 @@ class Transfer:
         self._start_over(body.validator, changed=changed)
         return body
 
-    async def _store_pieces(self, content: aiohttp.StreamReader, body: Body) -> None:
-        async with aclosing(self._pieces(content)) as pieces:
+    async def _store_pieces(self, answer: Answer, body: Body) -> None:
+        async with aclosing(self._pieces(answer)) as pieces:
             async for piece in pieces:
                 self._store(piece, body)
                 await self._pacer.after(len(piece))
@@ -235,16 +240,14 @@ class Transfer:
         if body.total in (None, self._size):
             self._complete()
 
-    async def _pieces(self, content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, answer: Answer) -> AsyncGenerator[bytes, None]:
         try:
-            while piece := await content.read(self._piece):
+            while piece := await answer.read_piece(self._piece, self._policy.idle_seconds):
                 yield piece
             return
         except NETWORK_ERRORS as error:
             problem = explain(error, self.place)
-        # The reader hides what had arrived before the connection was lost; it is good all the same.
-        content.set_exception(None)  # type: ignore[arg-type]
-        while piece := content.read_nowait(self._piece):
+        while piece := answer.left_over(self._piece):
             yield piece
         raise problem
 

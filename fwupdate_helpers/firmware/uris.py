@@ -22,7 +22,8 @@ MAX_LENGTH: Final = 4096
 _HIDDEN: Final = "…"
 _SCHEMES_SHOWN: Final = ("https", "http", "file", "ftp", "ftps", "data")
 _VISIBLE_ASCII: Final = re.compile(r"[!-\[\]-~]*")  # all but the backslash
-_HOST_NAME: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?", re.IGNORECASE)
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST_NAME: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}\.?", re.IGNORECASE)
 _FILE_NAME: Final = re.compile(r"(?=.{1,100}$)\w[\w.+~-]*\.[a-z][a-z0-9]{0,7}", re.ASCII | re.I)
 _SHORT_NAME: Final = re.compile(r"\w[\w.+~-]{0,15}", re.ASCII)
 
@@ -41,6 +42,7 @@ def check_uri(uri: str, *, allow_http: bool = False) -> None:
         >>> check_uri("https://images.example.com/edge-2.0.0.fw?sig=abc")
         >>> check_uri("file:///etc/passwd")
         Traceback (most recent call last):
+        ...
         fwupdate_helpers.errors.DownloadError: file:…/passwd is refused: it needs https://.
     """
     problem = _problem(uri, allow_http=allow_http)
