@@ -217,12 +217,13 @@ class UpdateAgent:
         self._told = merge(self._told, contract.recovery_patch(self._now(), action))
 
     def _keep_progress(self, order: UpdateOrder) -> None:
-        """Take over the progress that the hub knows of: the chip keeps none."""
+        """Tell what is on the chip, of the total that the hub has heard of."""
         heard = self._acknowledged.get(contract.UPDATE) or {}
-        if heard.get(contract.UPDATE_ID) == order.update_id:
-            keys = (contract.PROGRESS, contract.RECEIVED, contract.TOTAL)
-            progress = {key: heard[key] for key in keys if key in heard}
-            self._told = merge(self._told, {contract.UPDATE: progress})
+        total = heard.get(contract.TOTAL)
+        if heard.get(contract.UPDATE_ID) != order.update_id or not total:
+            return
+        received = self._the_board.flash.size(DOWNLOAD_FILE)
+        self._told = merge(self._told, contract.progress_patch(received / total, received, total))
 
     # -- the walk ---------------------------------------------------------------------------------
 

@@ -19,8 +19,13 @@ from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
 Json = dict[str, Any]
 
 _SECRET = re.compile(
-    r"(SharedAccessKey=|sig=|SharedAccessSignature |/firmware/|/images/)[^\s;&'\"/]+"
+    r"(SharedAccessKey=|sig=|SharedAccessSignature )[^\s;&'\"]+"
+    r"|(/firmware/|/images/)[\w-]{16,}"  # an image's address holds a token
 )
+
+
+def _masked(text: str) -> str:
+    return _SECRET.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,7 +115,7 @@ def _status(state: StateDir, options: argparse.Namespace) -> int:
         return 3
     string = owner_connection_string(state)
     if not options.show_keys:
-        string = _SECRET.sub(r"\1***", string)
+        string = _masked(string)
     print(
         json.dumps(
             {
@@ -150,7 +155,7 @@ class _Masked(logging.Formatter):
     """Masks secrets: aiohttp quotes a malformed request, token and all; our own code logs none."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _SECRET.sub(r"\1***", super().format(record))
+        return _masked(super().format(record))
 
 
 def _set_up_logging(state: StateDir | None) -> None:

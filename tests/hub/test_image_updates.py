@@ -403,8 +403,9 @@ def test_a_power_cut_is_no_farewell_and_the_download_goes_on_where_it_was(
         log = (shared_hub_folder / "hub.log").read_text(encoding="utf-8")
         assert f"device '{device_id}': connection ends: the client disconnected" not in log
 
+        kept = board.flash.folder.joinpath("download.img").stat().st_size
         device.start()
-        assert service.twin["firmwareUpdate"]["receivedBytes"] >= cut["receivedBytes"]
+        assert service.twin["firmwareUpdate"]["receivedBytes"] >= kept > 0
         twin = service.end_of(update.update_id)
         log = (shared_hub_folder / "hub.log").read_text(encoding="utf-8")
         device.stop()
