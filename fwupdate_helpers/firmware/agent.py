@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.contract import UpdateOrder
@@ -28,7 +28,6 @@ from fwupdate_helpers.merge import difference, merge
 
 Json = dict[str, Any]
 Answer = tuple[int, Json]
-T = TypeVar("T")
 
 PROGRESS_SECONDS: Final = 0.5
 """At most two progress reports a second."""

@@ -10,6 +10,8 @@ import pytest
 from azure.iot.device import IoTHubDeviceClient
 
 from fwupdate_helpers.device import SimulatedDevice
+from tests.downloads import SMALL
+from tests.image_server import ImageServer
 from tests.raw_mqtt import OpenDevice, RawDevice
 from tests.rest import create_device
 from tests.sdk import Connect
@@ -70,3 +72,10 @@ def make(
     yield make_one
     for device in made:
         device.stop()
+
+
+@pytest.fixture
+def server() -> Iterator[ImageServer]:
+    """Return a server of a small image."""
+    with ImageServer(SMALL) as one:
+        yield one

@@ -6,7 +6,6 @@ import asyncio
 import re
 import socket
 import tracemalloc
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from typing import Any
@@ -35,14 +34,6 @@ from tests.downloads import (
     use_proxy,
 )
 from tests.image_server import Fault, ImageServer
-
-
-@pytest.fixture
-def server() -> Iterator[ImageServer]:
-    """Return a server of a small image."""
-    with ImageServer(SMALL) as one:
-        yield one
-
 
 # -- the plain way --------------------------------------------------------------------------------
 

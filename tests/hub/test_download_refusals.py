@@ -6,7 +6,6 @@ import asyncio
 import errno
 import socket
 import traceback
-from collections.abc import Iterator
 
 import pytest
 
@@ -25,14 +24,6 @@ from tests.downloads import (
     use_proxy,
 )
 from tests.image_server import ConnectProxy, Fault, ImageServer
-
-
-@pytest.fixture
-def server() -> Iterator[ImageServer]:
-    """Return a server of a small image."""
-    with ImageServer(SMALL) as one:
-        yield one
-
 
 # -- refusals -------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,14 +17,6 @@ from tests.downloads import (
     partial_sink,
 )
 from tests.image_server import Fault, ImageServer
-
-
-@pytest.fixture
-def server() -> Iterator[ImageServer]:
-    """Return a server of a small image."""
-    with ImageServer(SMALL) as one:
-        yield one
-
 
 # -- what the server may do to a resumed download -------------------------------------------------
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -577,9 +576,7 @@ def test_a_device_whose_process_is_killed_at_any_moment_finds_its_way(
 
     options = hub_process.device_options
     with SimulatedDevice(string, stage_seconds=0, board=board, **options) as device:
-        deadline = time.monotonic() + 20
-        while contract.open_stage(service.twin) and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for(lambda: contract.open_stage(service.twin) is None, seconds=20)
         twin = service.twin
         version = twin["firmware"]["currentFwVersion"]
         outcome = twin.get("firmwareUpdate", {}).get("outcome")
