@@ -103,46 +103,8 @@ def test_no_shell_mark_no_star_import_and_no_input(notebook: Path) -> None:
 
 
 @every_notebook
-def test_the_set_up_cell_names_the_step_of_every_name_that_a_later_cell_needs(
-    notebook: Path,
-) -> None:
-    told = {}
-    for node in ast.walk(ast.parse(source(cells(notebook, "code")[0]))):
-        if isinstance(node, ast.Dict):
-            for step, names in ast.literal_eval(node).items():
-                told |= dict.fromkeys(names.split(), step)
-    assert told == names_from_earlier_steps(notebook)
-
-
-def names_from_earlier_steps(notebook: Path) -> dict[str, int]:
-    """For each name that a cell reads and another one defines, the step that defines it."""
-    step, home, needed = 0, {}, {}
-    for cell in cells(notebook):
-        if cell["cell_type"] == "markdown":
-            heading = re.search(r"^## Step (\d+)", source(cell), re.MULTILINE)
-            step = int(heading.group(1)) if heading else step
-            continue
-        tree = ast.parse(source(cell))
-        own = set(top_level_names(tree))
-        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-        read = {node.id for node in nodes if isinstance(node.ctx, ast.Load)} - own
-        needed |= {name: home[name] for name in read & home.keys()}
-        for name in own:
-            home.setdefault(name, step)
-    return {name: step for name, step in needed.items() if step > 1}
-
-
-def top_level_names(tree: ast.Module) -> list[str]:
-    names = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.append(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names += [alias.asname or alias.name for alias in node.names]
-        else:
-            inner = [inner for inner in ast.walk(node) if isinstance(inner, ast.Name)]
-            names += [name.id for name in inner if isinstance(name.ctx, ast.Store)]
-    return names
+def test_the_set_up_cell_names_the_notebook_whose_steps_it_explains(notebook: Path) -> None:
+    assert f'name_steps("{notebook.name}")' in source(cells(notebook, "code")[0])
 
 
 @every_notebook
