@@ -73,16 +73,27 @@ class RunningHub:
         return f"RunningHub({self.device_host}:{self.service_port}, pid {self.pid})"
 
 
-def ensure_running(state: StateDir, *, idle_timeout: float = IDLE_TIMEOUT) -> RunningHub:
+def ensure_running(
+    state: StateDir,
+    *,
+    idle_timeout: float = IDLE_TIMEOUT,
+    start_timeout: float = _START_TIMEOUT,
+) -> RunningHub:
     """Return the shared hub, started when it does not run yet.
+
+    Args:
+        state: Its folder.
+        idle_timeout: Seconds after its last use that a hub which is started here stops.
+        start_timeout: Seconds that it may take to start, or that another process may be at it.
 
     Raises:
         LocalHubError: It cannot start; the message tells what to do.
     """
-    with _starting(state):
+    with _starting(state, start_timeout + _MOMENT):
         if (found := _find_patiently(state)) is not None:
             return found
-        _launch(state, idle_timeout)
+        pid = _launch(state, idle_timeout)
+        _wait_until_ready(state, pid, start_timeout)
         found = find(state)
     if found is None:
         raise LocalHubError(f"The local hub started and does not answer. Its log: {state.log_file}")
@@ -173,9 +184,9 @@ def request(state: StateDir, method: str, path: str) -> Json:
 
 
 @contextmanager
-def _starting(state: StateDir) -> Iterator[None]:
+def _starting(state: StateDir, timeout: float = _START_TIMEOUT + _STOP_TIMEOUT) -> Iterator[None]:
     state.prepare()
-    lock = FileLock(state.start_lock, timeout=_START_TIMEOUT + _STOP_TIMEOUT, mode=0o600)
+    lock = FileLock(state.start_lock, timeout=timeout, mode=0o600)
     try:
         lock.acquire()
     except Timeout as error:
@@ -203,7 +214,7 @@ def _is_locked(state: StateDir) -> bool:
     return False
 
 
-def _launch(state: StateDir, idle_timeout: float) -> None:
+def _launch(state: StateDir, idle_timeout: float) -> int:
     state.failure_file.unlink(missing_ok=True)
     state.running_file.unlink(missing_ok=True)
     hub = [sys.executable, "-m", "fwupdate_helpers.localhub", "run", "--background"]
@@ -219,7 +230,7 @@ def _launch(state: StateDir, idle_timeout: float) -> None:
     )
     if launched.returncode != 0:
         raise LocalHubError(f"The local hub's process cannot start: {launched.stderr.strip()}")
-    _wait_until_ready(state, int(launched.stdout))
+    return int(launched.stdout)
 
 
 def _hub_environment() -> dict[str, str]:
@@ -231,8 +242,8 @@ def _hub_environment() -> dict[str, str]:
     return environment
 
 
-def _wait_until_ready(state: StateDir, pid: int) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT
+def _wait_until_ready(state: StateDir, pid: int, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         alive = _is_alive(pid)
         # Its pid is not compared: in a Windows venv, python.exe starts the real one.
@@ -244,7 +255,7 @@ def _wait_until_ready(state: StateDir, pid: int) -> None:
             raise LocalHubError(f"The local hub ended while it started: {_last_words(state)}")
         time.sleep(_POLL)
     raise LocalHubError(
-        f"The local hub was not ready after {_START_TIMEOUT:.0f} s. Its log: {state.log_file}"
+        f"The local hub was not ready after {timeout:.0f} s. Its log: {state.log_file}"
     )
 
 
