@@ -21,12 +21,13 @@ from fwupdate_helpers.doctor.report import Finding, failure, not_checked, ok, wa
 if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.hub import Hub
+    from fwupdate_helpers.localhub.errors import LocalHubError
     from fwupdate_helpers.localhub.statedir import StateDir
 
 HUB_TITLE: Final = "Local hub"
 _START_SECONDS: Final = 8.0
-_UPDATE_SECONDS: Final = 6.0
-_TLS_SECONDS: Final = 2.0
+_UPDATE_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 1.0
 _STAGE_SECONDS: Final = 0.02
 _SANE_YEARS: Final = range(2025, 2046)
 _CLOCKS_APART: Final = 5.0
@@ -70,18 +71,29 @@ def check_local_hub(machine: Machine) -> Finding:
     """Check that the local hub answers; start it when it does not run."""
     from fwupdate_helpers.localhub import background
     from fwupdate_helpers.localhub.errors import LocalHubError
+    from fwupdate_helpers.localhub.statedir import read_json
 
     state = _state()
+    before = (read_json(state.running_file) or {}).get("pid")
     try:
-        ran = background.find(state) is not None
         running = background.ensure_running(state, start_timeout=_START_SECONDS)
     except LocalHubError as error:
-        fix = error.fix or "Stop what is left of it, then check again:"
-        stop = f"{machine.python} -m fwupdate_helpers.localhub stop"
-        found = error.happened.replace(str(state.path), shown(state.path))
-        return failure(found, fix, *(() if error.fix else (stop,)))
-    how = "" if ran else "; started for this check, it stops by itself"
+        return _no_hub(machine, error, state)
+    how = "" if running.pid == before else "; started for this check, it stops by itself"
     return ok(f"answers on {running.device_host}, process {running.pid}{how}")
+
+
+def _no_hub(machine: Machine, error: LocalHubError, state: StateDir) -> Finding:
+    from fwupdate_helpers.localhub.errors import HubSilent
+
+    found = error.happened.replace(str(state.path), shown(state.path))
+    if isinstance(error, HubSilent) and error.pid:
+        return failure(
+            found, "End its process, then check again:", machine.kill(error.pid, hangs=True)
+        )
+    reset = f"{machine.python} -m fwupdate_helpers.localhub reset"
+    fix = "Check again. Should it fail again, make a hub as new (its devices go):"
+    return failure(found, error.fix or fix, *(() if error.fix else (reset,)))
 
 
 def _state() -> StateDir:
@@ -98,15 +110,18 @@ def check_tls(machine: Machine) -> Finding:
 
     state = _state()
     running = read_json(state.running_file)
+    nobody = not_checked(f"{ssl.OPENSSL_VERSION}; no local hub runs to try it with", HUB_TITLE)
     if running is None:
-        return not_checked(f"{ssl.OPENSSL_VERSION}; no local hub runs to try it with", HUB_TITLE)
+        return nobody
     host, service_port = str(running["device_host"]), int(running["service_port"])
     try:
         context = tls.client_context(state.ca_file)
         services = _handshake(context, host, service_port)
         context.maximum_version = ssl.TLSVersion.TLSv1_2  # all that azure-iot-device speaks
         devices = _handshake(context, host, DEVICE_PORT)
-    except (OSError, ssl.SSLError) as error:
+    except (ConnectionRefusedError, TimeoutError):  # a hub that was killed, or hangs
+        return nobody
+    except OSError as error:
         return failure(
             f"{ssl.OPENSSL_VERSION}: no handshake with the local hub: {_reason(error)}.",
             "Let no virus scanner or VPN read what goes to 127.0.0.1. If there is none, let the "
@@ -117,7 +132,7 @@ def check_tls(machine: Machine) -> Finding:
 
 
 def _handshake(context: ssl.SSLContext, host: str, port: int) -> str:
-    plain = socket.create_connection((host, port), timeout=_TLS_SECONDS)
+    plain = socket.create_connection((host, port), timeout=_ANSWER_SECONDS)
     # Closes `plain`, also when the handshake fails.
     with context.wrap_socket(plain, server_hostname=host) as secure:
         return f"{secure.version()} on port {port}"
@@ -159,13 +174,13 @@ def _hub_date() -> datetime | None:
     """Return the date in an answer of the local hub, or None when none answers."""
     from fwupdate_helpers.localhub import background, tls
 
-    running = background.find(_state())
+    running = background.find(_state(), timeout=_ANSWER_SECONDS)
     if running is None:
         return None
     connection = http.client.HTTPSConnection(
         running.device_host,
         running.service_port,
-        timeout=_TLS_SECONDS,
+        timeout=_ANSWER_SECONDS,
         context=tls.client_context(running.ca_file),
     )
     try:
@@ -245,6 +260,7 @@ def _device(hub: Hub, seconds: float) -> Iterator[SimulatedDevice]:
         stack.callback(limit.join)
         stack.callback(limit.cancel)
         limit.start()
-        if not device.start().is_running:
+        device.start()
+        if limit.finished.is_set() or not device.is_running:
             raise HubUnavailable(f"The device was not connected after {seconds:.0f} s.")
         yield device

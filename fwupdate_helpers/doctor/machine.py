@@ -125,6 +125,12 @@ class Machine:
             return self.in_checkout(f"conda env update -p {prefix} -f environment.yml")
         return self.in_checkout(f"{self.python} -m pip install -c constraints.txt -e .")
 
+    def kill(self, pid: int, *, hangs: bool = False) -> str:
+        """Return what ends a process."""
+        if self.is_windows:
+            return f"Stop-Process -Id {pid}"
+        return f"kill -9 {pid}" if hangs else f"kill {pid}"
+
     def set_variables(self, **values: str) -> tuple[str, ...]:
         """Return the commands that set variables for the programs started after them."""
         if self.is_windows:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _PROXIES: Final = ("http_proxy", "https_proxy", "all_proxy")
 _LOOPBACK: Final = "127.0.0.1"
+_ANSWER_SECONDS: Final = 1.0
 
 
 def check_device_port(machine: Machine) -> Finding:
@@ -51,7 +52,7 @@ def _running_hub() -> RunningHub | None:
     from fwupdate_helpers.localhub import background
     from fwupdate_helpers.localhub.statedir import StateDir
 
-    return background.find(StateDir.default())
+    return background.find(StateDir.default(), timeout=_ANSWER_SECONDS)
 
 
 def _known_place() -> tuple[str | None, int | None]:
@@ -76,11 +77,9 @@ def _stop_commands(machine: Machine, error: LocalHubError) -> tuple[str, ...]:
         return (f"Get-NetTCPConnection -State Listen -LocalPort {error.port}",)
     if error.owner is None:
         return (f"sudo lsof -nP -iTCP:{error.port} -sTCP:LISTEN",)
-    if machine.is_windows:
-        return (f"Stop-Process -Id {error.owner.pid}",)
     if machine.system == "linux" and error.owner.name == "mosquitto":
         return ("sudo systemctl stop mosquitto",)
-    return (f"kill {error.owner.pid}",)
+    return (machine.kill(error.owner.pid),)
 
 
 def check_proxy(machine: Machine) -> Finding:

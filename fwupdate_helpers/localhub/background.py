@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from fwupdate_helpers.localhub import tls
 from fwupdate_helpers.localhub.authentication import OWNER_POLICY
 from fwupdate_helpers.localhub.config import owner_connection_string
-from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.errors import HubSilent, LocalHubError
 from fwupdate_helpers.localhub.sas import make_token
 from fwupdate_helpers.localhub.statedir import StateDir, read_json, write_json
 
@@ -32,6 +32,7 @@ IDLE_TIMEOUT: Final = 30 * 60.0
 """Seconds after its last use that the shared hub stops."""
 _START_TIMEOUT: Final = 30.0
 _STOP_TIMEOUT: Final = 10.0
+_ANSWER_TIMEOUT: Final = 5.0
 _MOMENT: Final = 3.0
 """Seconds that a hub may hold its folder and not answer: it is just starting or stopping."""
 _POLL: Final = 0.02
@@ -100,12 +101,12 @@ def ensure_running(
     return found
 
 
-def find(state: StateDir) -> RunningHub | None:
-    """Return the hub that runs with this folder, or None when there is none that answers."""
+def find(state: StateDir, *, timeout: float = _ANSWER_TIMEOUT) -> RunningHub | None:
+    """Return the hub that runs with this folder, or None when none answers in `timeout` seconds."""
     if not _is_locked(state):
         return None
     try:
-        about = request(state, "GET", "/$localhub/status")
+        about = request(state, "GET", "/$localhub/status", timeout=timeout)
     except (LocalHubError, OSError):
         return None
     return RunningHub(
@@ -156,8 +157,8 @@ def reset(state: StateDir) -> None:
         write_json(state.config_file, place)
 
 
-def request(state: StateDir, method: str, path: str) -> Json:
-    """Send an authenticated request to the hub's own routes.
+def request(state: StateDir, method: str, path: str, *, timeout: float = _ANSWER_TIMEOUT) -> Json:
+    """Send an authenticated request to the hub's own routes; `timeout` is in seconds.
 
     Raises:
         LocalHubError: The hub refuses it, or answers with something else than JSON.
@@ -167,7 +168,7 @@ def request(state: StateDir, method: str, path: str) -> Json:
     host = parts["HostName"]
     token = make_token(host, parts["SharedAccessKey"], int(time.time()) + 60, OWNER_POLICY)
     connection = http.client.HTTPSConnection(
-        host, timeout=5, context=tls.client_context(state.ca_file)
+        host, timeout=timeout, context=tls.client_context(state.ca_file)
     )
     try:
         connection.request(method, path, headers={"Authorization": token})
@@ -309,10 +310,11 @@ def _lets_go(state: StateDir, seconds: float) -> bool:
 
 
 def _unreachable(state: StateDir) -> LocalHubError:
-    pid = (read_json(state.running_file) or {}).get("pid", "see hub.json")
-    return LocalHubError(
-        f"A local hub holds {state.path} and does not answer. End its process ({pid}) by hand, "
-        "then try again."
+    pid = (read_json(state.running_file) or {}).get("pid")
+    return HubSilent(
+        f"A local hub holds {state.path} and does not answer.",
+        f"End its process ({pid or 'see hub.json'}) by hand, then try again.",
+        pid=pid,
     )
 
 

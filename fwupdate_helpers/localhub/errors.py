@@ -89,6 +89,18 @@ class PortTaken(LocalHubError):
         super().__init__(happened, fix)
 
 
+class HubSilent(LocalHubError):
+    """A hub holds its folder and does not answer.
+
+    Attributes:
+        pid: Its process id, where its folder tells it.
+    """
+
+    def __init__(self, happened: str, fix: str, *, pid: int | None) -> None:
+        self.pid = pid
+        super().__init__(happened, fix)
+
+
 @dataclass(frozen=True)
 class PortOwner:
     """A process that listens on a port."""
