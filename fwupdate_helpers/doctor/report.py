@@ -68,7 +68,7 @@ class Line:
     """A line of the report: a check's name, what it found, and how long it took.
 
     Attributes:
-        id: A stable name for programs.
+        id: A stable name for programs; `checks.all_checks` has them all.
         title: A name for people.
         finding: What was found.
         seconds: How long the check took.
@@ -125,7 +125,7 @@ class Report:
         return sum(line.state == state for line in self.lines)
 
     def as_json(self) -> Json:
-        """Return the report as an object for JSON, without secrets and user names.
+        """Return the report as an object for JSON, without secrets.
 
         Its keys are stable: ``format`` (1), ``ok``, ``summary``, ``kit``, ``python``, ``system``,
         ``seconds``, and ``lines``, a list of objects with ``id``, ``title``, ``state``, ``found``,
@@ -175,7 +175,8 @@ def _row(line: Line) -> str:
     commands = "".join(f"<br><code>{escape(command)}</code>" for command in finding.commands)
     cells = (badge, escape(finding.found), escape(finding.fix) + commands)
     inner = "".join(f"<td {_LEFT}>{cell}</td>" for cell in cells)
-    return f'<tr><th scope="row" {_LEFT}>{escape(line.title)}</th>{inner}</tr>'
+    title = f'<span style="white-space:nowrap">{escape(line.title)}</span>'
+    return f'<tr><th scope="row" {_LEFT}>{title}</th>{inner}</tr>'
 
 
 def _number(count: int, word: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shutil
@@ -428,6 +429,12 @@ def test_ids_are_unique_and_needs_name_earlier_checks() -> None:
         assert check.id not in seen and set(check.needs) <= set(seen)
         seen.append(check.id)
     assert seen[-1] == "update"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "fwupdate_helpers" / "doctor").glob("*.py")))
+def test_a_python_that_is_too_old_can_read_the_check_that_tells_so(file: Path) -> None:
+    ast.parse(file.read_text("utf-8"), feature_version=(3, 8))
+    assert "\nfrom __future__ import annotations\n" in file.read_text("utf-8")
 
 
 # -- how a report shows ------------------------------------------------------------------------
