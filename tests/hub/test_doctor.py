@@ -73,6 +73,8 @@ def test_a_check_of_this_machine_does_a_real_update_and_leaves_nothing_behind() 
 
     report = doctor.check(machine=HERE)
 
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("device-doctor")]
     assert report.ok, report
     assert time.monotonic() - begun < 10
     assert report.lines[-1].id == "update"
