@@ -35,19 +35,20 @@ _BUTTONS: Final = {
     POWER_CUT: ("Power cut", "bolt", "Cut the device's power: no clean-up, no goodbye"),
     RESTART: ("Restart device", "power-off", "Give the device its power back"),
 }
+_GREY: Final = "#6E6E6E"
 _SIGNS: Final = {
     COMPLETED: ("✔", colours.GREEN),
     FAILED: ("✖", colours.VERMILLION),
     ROLLED_BACK: ("◀", colours.VERMILLION),
-    CANCELLED: ("■", "#595959"),
-    NO_POWER: ("○", "#000000"),
-    STOPPED: ("○", "#000000"),
+    CANCELLED: ("■", _GREY),
+    NO_POWER: ("○", _GREY),
+    STOPPED: ("○", _GREY),
     HUB_AWAY: ("?", colours.ORANGE),
     HUB_REFUSES: ("?", colours.ORANGE),
     NO_IDENTITY: ("?", colours.ORANGE),
     **{stage: ("▶", colour) for stage, colour in colours.STAGE_COLOURS.items()},
 }
-_IDLE: Final = ("•", "#595959")
+_IDLE: Final = ("•", _GREY)
 _TEXT: Final = "color:var(--jp-content-font-color1,#000);line-height:1.4;"
 _FRAME: Final = "border:1px solid var(--jp-border-color1,#767676);border-radius:3px;"
 
@@ -79,7 +80,7 @@ class PanelWidgets:
                 self._picture,
                 self._log,
             ],
-            layout={"width": "100%", "max_width": "640px", "overflow": "hidden"},
+            layout={"width": "100%", "max_width": "600px", "overflow": "hidden"},
         )
         self.show_picture(None, "")
 
@@ -110,7 +111,9 @@ class PanelWidgets:
     def close(self) -> None:
         """Take the panel off the page."""
         for widget in (*self.root.children, *self.buttons.values(), self.root):
-            widget.close()
+            for part in (widget.layout, getattr(widget, "style", None), widget):
+                if part is not None:  # ipywidgets keeps each of them until it is closed
+                    part.close()
 
 
 def _button(description: str, icon: str, tooltip: str) -> Any:
@@ -135,13 +138,15 @@ def _sign(view: PanelView) -> tuple[str, str]:
 
 def _line_html(view: PanelView, device_id: str) -> str:
     sign, colour = _sign(view)
-    place = "display:flex;gap:9px;align-items:flex-start;min-height:3.9em;font-size:16px;"
+    part = '<span style="display:inline-block">{}</span>'  # a line breaks between two parts only
+    parts = " · ".join(part.format(escape(words)) for words in view.text.split(" · "))
+    place = "display:flex;gap:9px;align-items:flex-start;min-height:70px;font-size:16px;"
     badge = f"background:{colour};color:{_ink(colour)};border-radius:3px;width:26px;height:26px;"
     badge += "flex:none;text-align:center;line-height:26px;font-size:15px;"
     return (
         f'<div style="{_TEXT}{place}"><span aria-hidden="true" style="{badge}">{sign}</span>'
         f'<div><div style="font-size:15px;overflow-wrap:anywhere">{escape(device_id)}</div>'
-        f'<div role="status" style="font-weight:bold">{escape(view.text)}</div></div></div>'
+        f'<div role="status" style="font-weight:bold">{parts}</div></div></div>'
     )
 
 
@@ -207,8 +212,9 @@ def _picture_html(png: bytes | None, alt: str) -> str:
 
 def _log_html(lines: tuple[str, ...]) -> str:
     # Laid out from the bottom, the box keeps the newest line in sight.
-    box = f"{_FRAME}height:9em;overflow-y:auto;display:flex;flex-direction:column-reverse;"
-    text = "white-space:pre-wrap;overflow-wrap:anywhere;font-size:15px;padding:2px 6px;"
+    box = f"{_FRAME}height:calc(7em + 4px);overflow-y:auto;font-size:15px;"
+    box += "display:flex;flex-direction:column-reverse;"
+    text = "white-space:pre-wrap;overflow-wrap:anywhere;padding:2px 6px;margin-bottom:auto;"
     words = escape("\n".join(lines)) or "Nothing has happened on the device yet."
     return (
         f'<div role="log" aria-label="What happened on the device" tabindex="0" '

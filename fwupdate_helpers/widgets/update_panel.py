@@ -69,6 +69,7 @@ class UpdatePanel:
 
     Raises:
         TypeError: `order` has a name that `invoke_firmware_update` does not know.
+        ValueError: `interval` is not positive.
 
     Example:
         >>> UpdatePanel(hub, device, order={"version": "2.0.0"})  # doctest: +SKIP
@@ -84,6 +85,8 @@ class UpdatePanel:
     ) -> None:
         self._order: Mapping[str, Any] = {} if order is None else order
         _check_order(self._order)
+        if interval <= 0:
+            raise ValueError("interval must be more than zero seconds.")
         self._hub, self._device, self._interval = hub, device, interval
         self.error: Exception | None = None
         self._view = PanelView(READING, f"{READING} · 0 % · time left not known yet")
