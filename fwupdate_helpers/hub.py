@@ -7,7 +7,7 @@ import os
 import re
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -20,6 +20,8 @@ from fwupdate_helpers.sdk_errors import hub_errors
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
     from requests import Response
+
+    from fwupdate_helpers.trace import Trace
 
 CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
 _REPOSITORY = Path(__file__).resolve().parents[1]
@@ -227,6 +229,34 @@ class Hub:
                 timeout=_LOCAL_TIMEOUT,
                 allow_redirects=False,
             )
+
+    def trace(
+        self, device_id: str | None = None, *, after: int = 0, kinds: Collection[str] | None = None
+    ) -> Trace:
+        """Return the last messages that passed the local hub, oldest first, without secrets.
+
+        Args:
+            device_id: Of this device alone; None means all.
+            after: Only messages with a greater number, for example `Trace.last` of an earlier look.
+            kinds: Only messages about these, of `fwupdate_helpers.trace.KINDS`.
+
+        Returns:
+            Rows that a notebook shows as a table. On Azure there are none, and its note tells why.
+
+        Raises:
+            ValueError: A kind that there is not.
+            HubUnavailable: The local hub does not answer.
+        """
+        from fwupdate_helpers.trace import read_trace
+
+        return read_trace(self, device_id, after=after, kinds=kinds)
+
+    def clear_trace(self) -> None:
+        """Let the local hub forget the messages so far; their numbers go on."""
+        from fwupdate_helpers import own_routes
+
+        if self.kind == "local":
+            own_routes.send(self, "DELETE", "/$localhub/trace")
 
     def release_on_close(self, lease: Path) -> None:
         """Delete `lease` when this object is closed or collected, at the latest at exit."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
-from typing import Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, overload
+from urllib.parse import urlencode
+
+from fwupdate_helpers import own_routes
+
+if TYPE_CHECKING:
+    from fwupdate_helpers.hub import Hub
 
 KINDS: Final = ("methods", "twin", "connection", "identity", "image", "other")
 """What a message can be about."""
@@ -14,6 +20,14 @@ SERVICE: Final = "service"
 HUB: Final = "hub"
 DEVICE: Final = "device"
 
+ON_AZURE: Final = (
+    "There is no wire trace on Azure: the messages pass through Azure's machines, and none of them "
+    "through this computer. Run this notebook on the local hub to see them."
+)
+TURNED_OFF: Final = (
+    "This local hub was started without its wire trace. Stop it with 'python -m "
+    "fwupdate_helpers.localhub stop', and run the notebook's set-up cell again."
+)
 _BODY_SHOWN: Final = 80
 _LEFT: Final = 'style="text-align:left;vertical-align:top"'
 
@@ -96,6 +110,22 @@ class Trace(Sequence[TraceRow]):
         head = "".join(f'<th scope="col" {_LEFT}>{name}</th>' for name in names)
         rows = "".join(_html_row(row) for row in self._rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}"
+
+
+def read_trace(
+    hub: Hub, device_id: str | None, *, after: int, kinds: Collection[str] | None
+) -> Trace:
+    """Ask a hub for its wire trace; `Hub.trace` tells how."""
+    unknown = set(kinds or ()) - set(KINDS)
+    if unknown:
+        raise ValueError(f"There is no kind {sorted(unknown)}; the kinds are {', '.join(KINDS)}.")
+    if hub.kind == "azure":
+        return Trace(note=ON_AZURE)
+    query = {"after": str(after), **({} if device_id is None else {"deviceId": device_id})}
+    found = own_routes.send(hub, "GET", f"/$localhub/trace?{urlencode(query)}").json()
+    rows = (TraceRow.from_json(row) for row in found["rows"])
+    wanted = (row for row in rows if kinds is None or row.kind in kinds)
+    return Trace(wanted, last=found["last"], note="" if found["on"] else TURNED_OFF)
 
 
 def _line(row: TraceRow) -> str:
