@@ -11,13 +11,13 @@ import pytest
 import requests
 from azure.iot.device import IoTHubDeviceClient
 from azure.iot.hub.models import CloudToDeviceMethod, Twin, TwinProperties
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msrest.exceptions import HttpOperationError
 
 from fwupdate_helpers.firmware import build_image, publish_image
 from fwupdate_helpers.hub import Hub
 from fwupdate_helpers.localhub.wiretrace import DEVICE, HUB, Message, WireTrace
 from fwupdate_helpers.trace import ON_AZURE, Trace, TraceRow
-from tests.images import KEY
 from tests.sdk import answer_methods
 from tests.support import HubProcess
 
@@ -122,7 +122,9 @@ def test_a_refusal_of_the_hub_is_the_answer_of_its_request(
 def test_no_key_token_or_address_of_an_image_is_in_the_record(
     hub: Hub, client: IoTHubDeviceClient, device_id: str, tmp_path: Path
 ) -> None:
-    build_image(tmp_path / "1.img", version="1.0.0", signing_key=KEY, size=4096)
+    build_image(
+        tmp_path / "1.img", version="1.0.0", signing_key=Ed25519PrivateKey.generate(), size=4096
+    )
     address = publish_image(hub, tmp_path / "1.img")
     requests.get(address, verify=str(hub._ca_file), timeout=10).raise_for_status()
     answer_methods(client, lambda request: (200, {"from": str(address)}))
