@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fwupdate_helpers.timeline import UpdateTimeline
 from fwupdate_helpers.widgets.view import PanelView
@@ -21,6 +21,8 @@ _DPI: Final = 160
 _PAUSE_SECONDS: Final = 0.5
 _PAUSE_SHARE: Final = 4.0
 """Mere growth takes no more than a fifth of the time, however slow the computer is."""
+
+_Drawn = tuple[UpdateTimeline | None, tuple[str, ...], str]
 
 _drawing = threading.Lock()
 
@@ -71,24 +73,29 @@ class Picture:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._show, self._clock = show, clock
-        self._shown: tuple[Any, ...] = (None, (), "")
+        self._shown: _Drawn | None = None
         self._next = self._next_title = 0.0
 
-    def update(self, view: PanelView) -> None:
-        """Draw what has changed; put it off to a later call when the last time was just now."""
-        wanted = (view.timeline, view.stages, view.title)
-        began = self._clock()
-        next_time = self._next if view.title == self._shown[2] else self._next_title
-        if began < next_time or wanted == self._shown:
-            return
-        self._shown = wanted  # what cannot be drawn is not tried again and again
+    def is_due(self, view: PanelView) -> bool:
+        """Tell whether there is something new to draw, and the last time is long enough ago."""
+        same_title = self._shown is not None and view.title == self._shown[2]
+        next_time = self._next if same_title else self._next_title
+        return _drawn_of(view) != self._shown and self._clock() >= next_time
+
+    def draw(self, view: PanelView) -> None:
+        """Draw the view's timeline and show it."""
+        self._shown = _drawn_of(view)  # what cannot be drawn is not tried again and again
         if view.timeline is None:
             self._show(None, "")
             import_module("fwupdate_helpers.timeline_figure")  # now, while nobody waits for it
             return
-        to_come = view.stages[view.stages_begun :]
+        began, to_come = self._clock(), view.stages[view.stages_begun :]
         png = timeline_png(view.timeline, title=view.title, to_come=to_come)
         took = self._clock() - began
         self._next = began + max(_PAUSE_SECONDS, (1 + _PAUSE_SHARE) * took)
         self._next_title = began + _PAUSE_SECONDS
         self._show(png, view.timeline.alt_text)
+
+
+def _drawn_of(view: PanelView) -> _Drawn:
+    return view.timeline, view.stages, view.title

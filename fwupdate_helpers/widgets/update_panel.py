@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 ANSWER_SECONDS: Final = 20
 """How long the device may take to answer a press."""
 CLOSE_SECONDS: Final = 15.0
-_JOB_SECONDS: Final = 2.0
+_JOB_SECONDS: Final = 5.0
+_LANES: Final = ("service", "power", "restart", "picture")
+"""What may take long and must hold up neither the watching nor the others."""
 
 _log = logging.getLogger(__name__)
 _panels: dict[tuple[str, str], UpdatePanel] = {}
@@ -96,10 +98,10 @@ class UpdatePanel:
         self._changed = threading.Condition()
         self._wake, self._ended, self._hub_closed = threading.Event(), threading.Event(), False
         name = f"panel-{device.device_id}"
-        self._workers = {lane: Worker(f"{name}-{lane}") for lane in ("service", "power", "restart")}
+        self._workers = {lane: Worker(f"{name}-{lane}") for lane in _LANES}
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._widgets = PanelWidgets(device.device_id)
-        self._picture = Picture(self._widgets.show_picture)
+        self._picture, self._is_drawing = Picture(self._widgets.show_picture), False
         self._set_up_buttons()
         self._take_place()
         self._forget_hub = hub.call_on_close(self._end_with_hub)
@@ -188,10 +190,10 @@ class UpdatePanel:
     def _end(self) -> None:
         self._ended.set()
         self._wake.set()
-        for worker in self._workers.values():
-            worker.close(_JOB_SECONDS)
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_SECONDS)
+        for worker in self._workers.values():
+            worker.close(_JOB_SECONDS)
 
     # -- the presses ------------------------------------------------------------------------------
 
@@ -265,9 +267,19 @@ class UpdatePanel:
             view = viewer.view(self._look(reader, events, busy=self._presses != seen))
             self._widgets.show(view)
             self._publish(view, seen)
-            self._picture.update(view)
+            if not self._is_drawing and self._picture.is_due(view):
+                self._is_drawing = True
+                self._workers["picture"].submit(lambda: self._draw(view))
         except Exception as error:
             self._tell(error)
+
+    def _draw(self, view: PanelView) -> None:
+        try:
+            self._picture.draw(view)
+        except Exception as error:
+            self._tell(error)
+        finally:
+            self._is_drawing = False
 
     def _tell(self, error: Exception) -> None:
         self.error, self._note = error, Note(error_words(error), is_error=True)

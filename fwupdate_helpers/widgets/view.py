@@ -297,7 +297,8 @@ def _title(state: str, timeline: UpdateTimeline | None) -> str:
         return ""
     what = _what(_update_state(timeline), timeline).partition(" (")[0]
     if timeline.outcome is None:
-        what = f"no power while {what}" if state == NO_POWER else f"now {what}"
+        when = "no power while" if state == NO_POWER else "last seen" if state in _WORDS else "now"
+        what = f"{when} {what}"
     return what.capitalize() if what.islower() else what
 
 

@@ -371,22 +371,22 @@ def test_the_picture_is_drawn_on_a_change_only_and_at_most_twice_a_second(device
     picture = Picture(lambda png, alt: shown.append((png, alt)), clock=lambda: seconds[0])
     device.begin()
     view = device.view()
-    for _ in range(3):
-        picture.update(view)
-    assert len(shown) == 1
-    png, alt = shown[0]
+    assert picture.is_due(view)
+    picture.draw(view)
+    png, alt = shown[-1]
     assert png and png.startswith(b"\x89PNG") and "waiting unfinished" in alt
+    seconds[0] = 10.0
+    assert not picture.is_due(view), "nothing is new"
     device.enter(contract.DOWNLOADING)
-    view = device.view()
-    seconds[0] = 0.49
-    picture.update(view)
-    assert len(shown) == 1
-    seconds[0] = 0.51
-    picture.update(view)
-    assert len(shown) == 2 and "downloading unfinished" in shown[1][1]
-    seconds[0] = 2.0
-    picture.update(replace(view, timeline=None, stages_begun=0, title=""))
-    assert shown[2] == (None, "")
+    picture.draw(device.view())
+    assert "downloading unfinished" in shown[-1][1]
+    device.enter(contract.VERIFYING)
+    due = []
+    for seconds[0] in (10.0, 10.49, 10.51):
+        due.append(picture.is_due(device.view()))
+    assert due == [False, False, True]
+    picture.draw(replace(view, timeline=None, stages_begun=0, title=""))
+    assert shown[-1] == (None, "")
 
 
 def test_a_picture_needs_no_backend_and_the_package_loads_no_widgets_by_itself() -> None:
