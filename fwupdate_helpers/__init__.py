@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.errors import FirmwareUpdateError
     from fwupdate_helpers.hub import Hub, connect_hub
+    from fwupdate_helpers.retries import RetryLog, RetryPolicy
     from fwupdate_helpers.service import (
         cancel_firmware_update,
         invoke_firmware_update,
@@ -29,6 +30,8 @@ logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
 _HOME = {
     "FirmwareUpdateError": "errors",
     "Hub": "hub",
+    "RetryLog": "retries",
+    "RetryPolicy": "retries",
     "SimulatedDevice": "device",
     "UpdatePanel": "widgets",
     "UpdateTimeline": "timeline",
@@ -42,6 +45,8 @@ _HOME = {
 __all__ = [
     "FirmwareUpdateError",
     "Hub",
+    "RetryLog",
+    "RetryPolicy",
     "SimulatedDevice",
     "UpdatePanel",
     "UpdateTimeline",

@@ -125,6 +125,11 @@ class Hub:
 
         Close it with ``protocol.close()`` in the thread that has used it: the SDK keeps one
         connection for each thread.
+
+        The SDK's own retries are off, so that there is one policy, and each retry is seen:
+        `RetryPolicy`. The SDK repeats GET, PUT and DELETE four times in 4.9 s by itself, silently;
+        two policies on top of each other multiply (8 tries become 32), and after the last one the
+        SDK drops the answer with its error code and its ``Retry-After`` (measured, msrest 0.7.1).
         """
         from azure.iot.hub import IoTHubRegistryManager
 
@@ -132,6 +137,7 @@ class Hub:
         config = registry.protocol.config
         # Without it the SDK opens a TLS connection for every request.
         config.keep_alive = True
+        _switch_retries_off(config.retry_policy)
         if self._ca_file is not None:
             config.connection.verify = str(self._ca_file)
             # A proxy of the network cannot reach this machine's loopback addresses.
@@ -164,17 +170,18 @@ class Hub:
             HubUnauthorized: The hub refuses the connection string of this `Hub`.
             HubUnavailable: The hub does not answer.
         """
+        key = read_device_key(self._retried(device_id, lambda: self._get_or_create(device_id)))
+        return Secret(f"HostName={self._device_host};DeviceId={device_id};SharedAccessKey={key}")
+
+    def _get_or_create(self, device_id: str) -> Any:
         from msrest.exceptions import HttpOperationError
 
-        with hub_errors(device_id):
-            try:
-                device = self.registry.get_device(device_id)
-            except HttpOperationError as error:
-                if error.response.status_code != 404:
-                    raise
-                device = self._create_device(device_id)
-        key = read_device_key(device)
-        return Secret(f"HostName={self._device_host};DeviceId={device_id};SharedAccessKey={key}")
+        try:
+            return self.registry.get_device(device_id)
+        except HttpOperationError as error:
+            if error.response.status_code != 404:
+                raise
+            return self._create_device(device_id)
 
     def _create_device(self, device_id: str) -> Any:
         from msrest.exceptions import HttpOperationError
@@ -195,10 +202,19 @@ class Hub:
             HubUnavailable: The hub does not answer.
         """
         try:
-            with hub_errors(device_id):
-                self.registry.delete_device(device_id)
+            self._retried(device_id, lambda: self.registry.delete_device(device_id))
         except DeviceNotFound:
             return
+
+    def _retried(self, device_id: str, request: Callable[[], Any]) -> Any:
+        """Make a request that does no harm when it comes twice."""
+        from fwupdate_helpers.retries import Operation, RetryPolicy
+
+        def once() -> Any:
+            with hub_errors(device_id):
+                return request()
+
+        return RetryPolicy().call(once, operation=Operation.IDENTITY, device_id=device_id)
 
     def local_request(self, method: str, path: str, body: BinaryIO | None = None) -> Response:
         """Send a request to a route that the local hub has, and an IoT Hub on Azure does not.
@@ -321,6 +337,13 @@ class Hub:
             for name, value in rows.items()
         )
         return f"<table>{cells}</table>"
+
+
+def _switch_retries_off(sdk_policy: Any) -> None:
+    sdk_policy.retries = 0
+    # Else a server error counts as a retry that was not allowed, and comes without its answer.
+    sdk_policy.policy.status_forcelist = frozenset()
+    sdk_policy.policy.read = False  # and a read that takes too long as a lost connection
 
 
 def _words(*texts: str) -> str:

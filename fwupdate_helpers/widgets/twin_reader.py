@@ -23,12 +23,8 @@ IDLE_FACTOR, ASLEEP_FACTOR, ASLEEP_SECONDS = 4, 20, 60.0
 
 @contextmanager
 def service_client(hub: Hub) -> Iterator[IoTHubRegistryManager]:
-    """Yield a service client for the calling thread, and close its connection afterwards.
-
-    It tries once: of every further try, urllib3 would tell on stderr, under whatever cell runs.
-    """
+    """Yield a service client for the calling thread, and close its connection afterwards."""
     registry = hub.new_registry()
-    registry.protocol.config.retry_policy.retries = 0
     try:
         yield registry
     finally:
