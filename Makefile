@@ -42,7 +42,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab doctor test demo bench-download lint lock clean FORCE
+.PHONY: help env lab doctor test demo bench-trace bench-download lint lock clean FORCE
 
 help: ## this list
 	@echo "make <target>, where <target> is one of:"
@@ -115,6 +115,9 @@ demo: $(READY) ## run notebook 02 without a browser; the page and the timeline g
 	@for f in $(DEMO_FILES); do \
 	  [ -s "$$f" ] || { echo "make demo: $$f was not written." >&2; exit 1; }; echo "$$f"; \
 	done
+
+bench-trace: $(READY) ## measure what the wire trace costs a direct method
+	@$(LOCAL_ONLY) PYTHONPATH=. $(PY) benchmarks/trace.py
 
 bench-download: $(READY) ## measure a device's download against curl, and its memory
 	@$(LOCAL_ONLY) $(PY) benchmarks/download.py
