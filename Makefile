@@ -107,7 +107,7 @@ else
 LAB_URL := /lab/tree/$(FIRST_NOTEBOOK)
 endif
 
-layout: $(READY) jupyter/workspace.json
+layout: $(READY)
 	@set -- "$${JUPYTERLAB_WORKSPACES_DIR:-$$($(PY) -m jupyter --config-dir)/lab/workspaces}"/fwupdate-????.*; \
 	if [ '$(LAYOUT)' != new ] && [ "$$1" -nt jupyter/workspace.json ]; then exit 0; fi; \
 	$(PY) -m jupyterlab workspaces import jupyter/workspace.json || \

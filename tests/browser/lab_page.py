@@ -17,6 +17,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect
 
 BUILD = Path(__file__).parents[2] / "build"
 ERRORS = ("stderr", "error")
+# JupyterLab's own console errors that tell nothing: this one, when a kernel restarts.
+HARMLESS = re.compile("Could not restore the debugger state")
 PATIENCE = 60_000  # milliseconds
 # The notebook that one sees; `jupyterapp.shell.currentWidget` may be an output view.
 NOTEBOOK = """[...jupyterapp.shell.widgets('main')].find(
@@ -41,7 +43,7 @@ class LabPage:
         page.on("console", self._note_error)
 
     def _note_error(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
+        if message.type == "error" and not HARMLESS.search(message.text):
             self.problems.append(message.text)
 
     # What one sees
@@ -68,9 +70,10 @@ class LabPage:
             ", ".join(f"[data-mime-type='application/vnd.jupyter.{kind}']" for kind in ERRORS)
         )
 
-    def tabs(self) -> list[str]:
-        """Return the titles of all tabs in the main area, from left to right."""
-        return self.page.locator("#jp-main-dock-panel .lm-TabBar-tabLabel").all_inner_texts()
+    @property
+    def tabs(self) -> Locator:
+        """The titles in the main area, left to right: `expect(lab.tabs).to_have_text([…])`."""
+        return self.page.locator("#jp-main-dock-panel .lm-TabBar-tabLabel")
 
     def path(self) -> str:
         """Return the path of the notebook in front, such as `00_start_here.ipynb`."""
@@ -142,9 +145,10 @@ class LabPage:
             self.wait_for_idle()
 
     def restart_kernel(self) -> None:
-        """*Kernel → Restart Kernel…*, and its button *Restart*."""
+        """*Kernel → Restart Kernel…*, and yes; outputs stay. `run_all_cells()` may follow."""
         self.choose("Kernel", "Restart Kernel…")
-        self.page.get_by_role("dialog").get_by_role("button", name="Restart").click()
+        with self.page.expect_response(re.compile(r"/api/kernels/[^/]+/restart")):
+            self.page.locator(".jp-Dialog .jp-mod-accept").click()
         self.wait_for_idle()
 
     def wait_for_idle(self, seconds: float = 60) -> None:
@@ -190,6 +194,8 @@ def open_lab(browser: Browser, address: str) -> Iterator[LabPage]:
     lab = LabPage(browser.new_page(viewport={"width": 1280, "height": 900}))
     try:
         lab.page.goto(address)
+        lab.page.wait_for_function("() => window.jupyterapp")
+        lab.page.evaluate("() => jupyterapp.restored")  # the layout is as it was saved
         lab.wait_for_idle()
         yield lab
     except BaseException:

@@ -26,7 +26,7 @@ def test_run_all_cells_of_notebook_02_ends_with_the_timeline(
     ):
         heading = lab.notebook.get_by_role("heading", name="Update the firmware of a device")
         expect(heading).to_be_visible()
-        assert lab.tabs() == [NOTEBOOK]
+        expect(lab.tabs).to_have_text([NOTEBOOK])
         expect(lab.notices).to_have_count(0)
         lab.screenshot("02-opened")
         lab.run_all_cells(wait=False)
