@@ -7,6 +7,7 @@ LAB_ARGS ?=
 LAYOUT ?=
 TEST_ARGS ?=
 LOCK_ARGS ?=
+DOCTOR_ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -42,7 +43,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env layout lab test demo bench-download lint lock clean FORCE
+.PHONY: help env layout lab doctor test demo bench-download lint lock clean FORCE
 
 help: ## this list
 	@echo "make <target>, where <target> is one of:"
@@ -118,6 +119,9 @@ layout: $(READY)
 lab: $(READY) ## open JupyterLab on the first notebook (LAB_ARGS=… is passed on; LAYOUT=new restores the layout)
 	@JUPYTER_CONFIG_PATH='$(CURDIR)/jupyter' exec $(PY) -m jupyterlab --ServerApp.root_dir=notebooks \
 	  --LabApp.default_url='$(LAB_URL)' $(LAB_ARGS)
+
+doctor: $(READY) ## is this machine ready? A table with the fix for each line that is not ok (DOCTOR_ARGS=--json)
+	@$(PY) -m fwupdate_helpers.doctor $(DOCTOR_ARGS)
 
 test: $(READY) ## run the tests (TEST_ARGS=… is passed on to pytest)
 	$(LOCAL_ONLY) $(PY) -m pytest $(TEST_ARGS)

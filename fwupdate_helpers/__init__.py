@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         watch_update,
     )
     from fwupdate_helpers.timeline import UpdateTimeline
+    from fwupdate_helpers.widgets import UpdatePanel
 
 # Without a handler, Python prints the SDK's warnings to stderr, under whatever cell runs then.
 logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
@@ -29,6 +30,7 @@ _HOME = {
     "FirmwareUpdateError": "errors",
     "Hub": "hub",
     "SimulatedDevice": "device",
+    "UpdatePanel": "widgets",
     "UpdateTimeline": "timeline",
     "cancel_firmware_update": "service",
     "connect_hub": "hub",
@@ -41,6 +43,7 @@ __all__ = [
     "FirmwareUpdateError",
     "Hub",
     "SimulatedDevice",
+    "UpdatePanel",
     "UpdateTimeline",
     "cancel_firmware_update",
     "connect_hub",

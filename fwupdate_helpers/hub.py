@@ -7,6 +7,7 @@ import os
 import re
 import time
 import weakref
+from collections.abc import Callable
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -110,10 +111,19 @@ class Hub:
         self._device_host = device_host or self.host_name.partition(":")[0]
         self._ca_file = ca_file
         self._release: weakref.finalize[Any, Any] | None = None
+        self._on_close: list[Callable[[], None]] = []
 
     @cached_property
     def registry(self) -> IoTHubRegistryManager:
         """The SDK's service client: identities, twins and direct methods."""
+        return self.new_registry()
+
+    def new_registry(self) -> IoTHubRegistryManager:
+        """Return a service client of your own, for a thread that works in the background.
+
+        Close it with ``protocol.close()`` in the thread that has used it: the SDK keeps one
+        connection for each thread.
+        """
         from azure.iot.hub import IoTHubRegistryManager
 
         registry = IoTHubRegistryManager.from_connection_string(self._connection_string)
@@ -222,11 +232,27 @@ class Hub:
         """Delete `lease` when this object is closed or collected, at the latest at exit."""
         self._release = weakref.finalize(self, _delete, lease)
 
+    def call_on_close(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` called once, when this object is closed; return what takes that back.
+
+        For what works in the background with this hub, and must end with it.
+        """
+        self._on_close.append(call)
+
+        def forget() -> None:
+            if call in self._on_close:
+                self._on_close.remove(call)
+
+        return forget
+
     def close(self) -> None:
         """Close this kernel's service connections; the local hub runs on for the others.
 
-        A `SimulatedDevice` has connections of its own, and its own ``stop``.
+        What works in the background with this hub ends first. A `SimulatedDevice` has connections
+        of its own, and its own ``stop``.
         """
+        while self._on_close:
+            self._on_close.pop()()
         if "registry" in self.__dict__:
             self.registry.protocol.close()
             del self.registry

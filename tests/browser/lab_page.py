@@ -170,13 +170,19 @@ class LabPage:
         assert model is not None, f"{self.path()} has no cell {cell_id}"
         return model
 
-    def press(self, button: str, *, within: Locator | None = None) -> None:
-        """Press the widget button with this text, once it can be pressed.
+    def button(self, text: str, *, within: Locator | None = None) -> Locator:
+        """Return the widget button with this text: `expect(lab.button("Cancel")).to_be_enabled()`.
 
         `within`: the notebook in front (default), `lab.output_view`, or `lab.output("cell-id")`.
         """
         outputs = (within or self.notebook).locator(".jp-OutputArea-output")
-        outputs.get_by_role("button", name=button, exact=True).click()
+        # By its text: the accessible name has the glyph of its icon, too.
+        buttons = outputs.get_by_role("button")
+        return buttons.filter(has_text=re.compile(rf"^\s*{re.escape(text)}\s*$"))
+
+    def press(self, text: str, *, within: Locator | None = None) -> None:
+        """Press the widget button with this text as soon as it can be pressed; see `button`."""
+        self.button(text, within=within).click()
 
     def follow(self, link: str, *, to: str) -> None:
         """Click a link in the notebook in front; wait until notebook `to` is there, and idle."""

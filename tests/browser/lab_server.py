@@ -18,6 +18,7 @@ from typing import IO
 
 ROOT = Path(__file__).parents[2]
 PRINTED_ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+/lab\S*\?token=\w+")
+LEFT_OVER = shutil.ignore_patterns(".ipynb_checkpoints")
 # What an outer make, or the person who runs the tests, would decide for the inner make.
 FROM_OUTSIDE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "FIRST_NOTEBOOK", "LAYOUT", "JUPYTER_TOKEN"}
 
@@ -43,7 +44,7 @@ def copy_kit(home: Path) -> Path:
     """
     notebooks = home / "notebooks"
     if not notebooks.exists():
-        shutil.copytree(ROOT / "notebooks", notebooks)
+        shutil.copytree(ROOT / "notebooks", notebooks, ignore=LEFT_OVER)
         shutil.copytree(ROOT / "jupyter", home / "jupyter")
         shutil.copy(ROOT / "Makefile", home)
         (home / ".venv").symlink_to(sys.prefix)

@@ -8,17 +8,14 @@ import pytest
 from playwright.sync_api import Browser, Locator, Response, expect
 
 from tests.browser.lab_page import LabPage, open_lab
-from tests.browser.lab_server import ROOT, make_lab
+from tests.browser.lab_server import make_lab
 
 FIRST = "00_start_here.ipynb"
 SECOND = "01_twins_and_direct_methods.ipynb"
 THIRD = "02_firmware_update.ipynb"
 VIEW = "Output View"  # JupyterLab's own name for it
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (ROOT / "notebooks" / FIRST).exists(), reason="00 is being written"),
-]
+pytestmark = pytest.mark.browser
 
 
 def left_and_right(locator: Locator) -> tuple[float, float]:
@@ -57,11 +54,11 @@ def check_places(lab: LabPage) -> None:
 def check_the_panel_comes_up_on_the_right_and_can_be_used_there(lab: LabPage) -> None:
     expect(lab.output_view.locator(".jp-OutputArea-output")).to_have_count(0)
     lab.screenshot("layout-opened")
-    lab.run_above("live-panel")
-    lab.run_cell("live-panel")
-    panels = (lab.output_view, lab.output("live-panel"))
+    lab.run_above("panel")
+    lab.run_cell("panel")
+    panels = (lab.output_view, lab.output("panel"))
     for panel in panels:
-        expect(panel.get_by_role("button", name="Start update")).to_be_visible()
+        expect(lab.button("Start update", within=panel)).to_be_visible()
     before = [panel.inner_text() for panel in panels]
     lab.press("Start update", within=lab.output_view)
     for panel, text in zip(panels, before, strict=True):

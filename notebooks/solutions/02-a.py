@@ -1,0 +1,1 @@
+report({"fwVersion": "1.0.0"})
