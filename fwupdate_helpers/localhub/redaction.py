@@ -55,9 +55,8 @@ def mask_body(body: bytes) -> str:
     except (ValueError, RecursionError):
         return f"({len(body)} bytes that are no JSON)"
     text = body.decode()
-    if (
-        _SECRET_NAME.search(text) or _SECRET_TEXT.search(text) or "\\" in text
-    ):  # an escape may hide one
+    # Behind an escape such as \\u004b a name may hide.
+    if "\\" in text or _SECRET_NAME.search(text) or _SECRET_TEXT.search(text):
         text = json.dumps(_masked(content), separators=(",", ":"), ensure_ascii=False)
     return text if len(text) <= MAX_BODY else f"{text[:MAX_BODY]}… ({len(text)} characters)"
 
