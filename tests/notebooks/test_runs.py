@@ -26,6 +26,7 @@ from tests.notebook_runs import (
     run_code,
     text_of,
 )
+from tests.notebook_stories import STORIES, check_no_secret
 from tests.wrong_answers import WRONG_ANSWERS
 
 PACE = 0.4
@@ -34,7 +35,6 @@ FORGET = (
     "    del globals()[_name]"
 )
 every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-with_exercises = every_notebook
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -56,9 +56,18 @@ def outcomes(notebook: NotebookNode) -> set[str]:
 
 
 @every_notebook
-def test_unsolved_it_runs_to_the_end_and_no_check_passes(notebook: Path) -> None:
+def test_unsolved_it_tells_its_story_no_check_passes_and_nothing_is_left(
+    notebook: Path, shared_hub_folder: Path
+) -> None:
     with kernel_for(load(notebook, PACE)) as client:
-        assert outcomes(run_all(client)) == {"not attempted"}
+        executed = run_all(client)
+    assert outcomes(executed) == {"not attempted"}
+    STORIES[notebook.stem[:2]](executed)
+    check_no_secret(executed, shared_hub_folder)
+    with connect_hub() as hub:
+        left = [device.device_id for device in hub.registry.get_devices()]
+    assert not [one for one in left if notebook.stem.replace("_", "-") in one]
+    assert not [file for file in (shared_hub_folder / "images").rglob("*") if file.is_file()]
 
 
 @every_notebook
@@ -97,6 +106,7 @@ def test_solved_it_runs_twice_in_one_kernel_and_every_check_passes(notebook: Pat
     with kernel_for(loaded) as client:
         for _ in range(2):
             assert outcomes(run_all(client)) == {"correct"}
+            STORIES[notebook.stem[:2]](client.nb)
 
 
 @every_notebook
