@@ -18,6 +18,8 @@ START, TALK, UPDATE = (
     "02_firmware_update.ipynb",
 )
 
+VIEW = "Output View"  # JupyterLab's own name for it
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 
@@ -27,13 +29,33 @@ def test_the_first_hour(browser: Browser, tmp_path: Path) -> None:
         set_pace(notebooks / name, 1.0)
     with make_lab(tmp_path) as server, open_lab(browser, server.address) as lab:
         assert lab.path() == START
+        expect(lab.tabs).to_have_text([START, VIEW])
         expect(lab.notices).to_have_count(0)
+        check_places(lab)
         walk_00(lab)
         lab.follow("Continue to 01", to=TALK)
         walk_01(lab)
         lab.follow("Continue to 02", to=UPDATE)
         walk_02(lab)
+        expect(lab.tabs).to_have_text([START, TALK, UPDATE, VIEW])
+        assert len(lab.page.context.pages) == 1, "no second window"
         assert lab.problems == []
+
+
+def check_places(lab: LabPage) -> None:
+    """The notebook has a little more than half of the width; the panel's place is still empty."""
+    width = lab.page.evaluate("innerWidth")
+    notebook, view = left_and_right(lab.notebook), left_and_right(lab.output_view)
+    assert notebook[0] < 50 and notebook[1] <= view[0] and view[1] > width - 50
+    assert 0.45 < (notebook[1] - notebook[0]) / width < 0.6
+    expect(lab.output_view.locator(".jp-OutputArea-output")).to_have_count(0)
+    lab.screenshot("00-opened")
+
+
+def left_and_right(locator: Locator) -> tuple[float, float]:
+    box = locator.bounding_box()
+    assert box is not None
+    return box["x"], box["x"] + box["width"]
 
 
 def walk_00(lab: LabPage) -> None:
@@ -60,7 +82,7 @@ def walk_01(lab: LabPage) -> None:
         picture.scroll_into_view_if_needed()
         lab.screenshot(f"01-{cell_id}")
     check_nothing_leaked_or_failed(lab)
-    solve(lab, "01-a", before=("identity", "connect", "report"))
+    solve(lab, "01-a", before=("identity", "connect", "report", "patch"))
     lab.screenshot("01-solved")
 
 
@@ -106,7 +128,7 @@ def cut_the_power_and_recover(lab: LabPage, panel: Locator) -> None:
     lab.press("Start update", within=panel)
     expect_state(panel, "downloading")
     lab.press("Power cut", within=panel)
-    expect_state(panel, "no power")
+    expect_state(panel, "device has no power")
     lab.screenshot("02-panel-no-power")
     lab.press("Restart device", within=panel)
     expect_state(panel, "completed")
