@@ -6,6 +6,7 @@ DEMO_NOTEBOOK := notebooks/02_firmware_update.ipynb
 LAB_ARGS ?=
 TEST_ARGS ?=
 LOCK_ARGS ?=
+DOCTOR_ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -41,7 +42,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab test demo bench-download lint lock clean FORCE
+.PHONY: help env lab doctor test demo bench-download lint lock clean FORCE
 
 help: ## this list
 	@echo "make <target>, where <target> is one of:"
@@ -100,6 +101,9 @@ $(READY): pyproject.toml constraints.txt $(REBUILD)
 lab: $(READY) ## open JupyterLab on the first notebook (LAB_ARGS=… is passed on)
 	@JUPYTER_CONFIG_PATH='$(CURDIR)/jupyter' exec $(PY) -m jupyterlab --ServerApp.root_dir=notebooks \
 	  --LabApp.default_url='/lab/tree/$(FIRST_NOTEBOOK)' $(LAB_ARGS)
+
+doctor: $(READY) ## is this machine ready? A table with the fix for each line that is not ok (DOCTOR_ARGS=--json)
+	@$(PY) -m fwupdate_helpers.doctor $(DOCTOR_ARGS)
 
 test: $(READY) ## run the tests (TEST_ARGS=… is passed on to pytest)
 	$(LOCAL_ONLY) $(PY) -m pytest $(TEST_ARGS)

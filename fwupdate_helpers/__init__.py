@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.errors import FirmwareUpdateError
     from fwupdate_helpers.hub import Hub, connect_hub
+    from fwupdate_helpers.retries import RetryLog, RetryPolicy
     from fwupdate_helpers.service import (
         cancel_firmware_update,
         invoke_firmware_update,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         watch_update,
     )
     from fwupdate_helpers.timeline import UpdateTimeline
+    from fwupdate_helpers.widgets import UpdatePanel
 
 # Without a handler, Python prints the SDK's warnings to stderr, under whatever cell runs then.
 logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
@@ -28,7 +30,10 @@ logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
 _HOME = {
     "FirmwareUpdateError": "errors",
     "Hub": "hub",
+    "RetryLog": "retries",
+    "RetryPolicy": "retries",
     "SimulatedDevice": "device",
+    "UpdatePanel": "widgets",
     "UpdateTimeline": "timeline",
     "cancel_firmware_update": "service",
     "connect_hub": "hub",
@@ -40,7 +45,10 @@ _HOME = {
 __all__ = [
     "FirmwareUpdateError",
     "Hub",
+    "RetryLog",
+    "RetryPolicy",
     "SimulatedDevice",
+    "UpdatePanel",
     "UpdateTimeline",
     "cancel_firmware_update",
     "connect_hub",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.firmware import DownloadPolicy
     from fwupdate_helpers.hub import Hub
+    from fwupdate_helpers.retry_log import Retry
 
 DEFAULT_DEVICE = "device"
 _SMALLEST_SYNC = 16 * 1024
@@ -205,7 +206,7 @@ def _service(options: argparse.Namespace) -> None:
         _say(f"IoT Hub service, connection string {hub.masked_connection_string}")
         _say(f"Device: {device_id}")
         if options.cancel:
-            _say(json.dumps(cancel_firmware_update(hub.registry, device_id)))
+            _say(json.dumps(cancel_firmware_update(hub.registry, device_id, on_retry=_say_retry)))
             return
         with _package(hub, options) as (package_uri, version):
             update = invoke_firmware_update(
@@ -215,13 +216,16 @@ def _service(options: argparse.Namespace) -> None:
                 version=version,
                 check_value=options.check_value,
                 allow_downgrade=options.allow_downgrade,
+                on_retry=_say_retry,
             )
             _say("Direct Method called.")
             _say(json.dumps(update.payload))
             if update.is_up_to_date:
                 return
             _say(_CTRL_C)
-            twins = watch_update(hub.registry, device_id, update_id=update.update_id)
+            twins = watch_update(
+                hub.registry, device_id, update_id=update.update_id, on_retry=_say_retry
+            )
             reported = _tell(twin.properties.reported for twin in twins)
         _say(json.dumps(reported, indent=2))
     _raise_failure(device_id, reported)
@@ -253,6 +257,10 @@ def _package(hub: Hub, options: argparse.Namespace) -> Iterator[tuple[str, str |
         raise
     finally:
         unpublish_image(hub, url)
+
+
+def _say_retry(retry: Retry) -> None:
+    _say(str(retry))
 
 
 def _tell(reports: Iterable[contract.Json]) -> contract.Json:

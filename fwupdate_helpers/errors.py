@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 
 class FirmwareUpdateError(Exception):
-    """The base of every error that this kit raises on purpose."""
+    """The base of every error that this kit raises on purpose.
+
+    Attributes:
+        attempts: How many tries failed before this was raised; 1 where none was repeated.
+        seconds: From the first try to the end of the last one.
+    """
+
+    attempts: int = 1
+    seconds: float = 0.0
+
+    def tell_attempts(self, attempts: int, seconds: float) -> None:
+        """Note how often and how long it was tried, in the attributes and in the message."""
+        self.attempts, self.seconds = attempts, seconds
+        if attempts > 1:
+            self.args = (f"{self} Tried {attempts} times over {seconds:.1f} s.",)
 
 
 class InvalidConnectionString(FirmwareUpdateError):
@@ -21,8 +35,24 @@ class InvalidConnectionString(FirmwareUpdateError):
         super().__init__(problem)
 
 
+NOT_REACHED: Final = "notReached"
+"""No connection came about, so the hub got nothing of the request."""
+ANSWER_LOST: Final = "answerLost"
+"""The request was sent, and the connection broke, or the time was up, before the answer came."""
+NOT_TRUSTED: Final = "notTrusted"
+"""The hub's certificate is not trusted, or the CA that should vouch for it cannot be read."""
+
+
 class HubUnavailable(FirmwareUpdateError):
-    """No hub answers: the local hub did not start, or the network does not reach it."""
+    """No hub answers: the local hub did not start, or the network does not reach it.
+
+    Attributes:
+        reason: `NOT_REACHED`, `ANSWER_LOST` or `NOT_TRUSTED`.
+    """
+
+    def __init__(self, message: str, *, reason: str = NOT_REACHED) -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 class HubUnauthorized(FirmwareUpdateError):
@@ -34,13 +64,26 @@ class HubRequestError(FirmwareUpdateError):
 
     Attributes:
         status: The HTTP status.
-        code: IoT Hub's own error code, for example 429001, or None where it sent none.
+        code: IoT Hub's own error code, for example 412001, or None where it sent none.
+        retry_after: Seconds to wait as the answer's ``Retry-After`` says; None where it has none.
     """
 
-    def __init__(self, message: str, *, status: int, code: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         self.status = status
         self.code = code
+        self.retry_after = retry_after
         super().__init__(message)
+
+
+class HubThrottled(HubRequestError):
+    """The hub got more requests than it takes, and did nothing with this one (HTTP 429)."""
 
 
 class _DeviceError(FirmwareUpdateError):
@@ -88,7 +131,16 @@ class UpdateFailed(_DeviceError):
 
 
 class UpdateTimeout(_DeviceError):
-    """The device did not answer, or did not reach the end, in the time that was given."""
+    """The device did not answer, or did not reach the end, in the time that was given.
+
+    Attributes:
+        code: Why there is no answer to a direct method, which may have run: 504101, 504 or
+            `ANSWER_LOST`. None when it was answered, and the end did not come.
+    """
+
+    def __init__(self, device_id: str, message: str, *, code: int | str | None = None) -> None:
+        self.code = code
+        super().__init__(device_id, message)
 
 
 class StageError(FirmwareUpdateError):

@@ -7,6 +7,7 @@ import os
 import re
 import time
 import weakref
+from collections.abc import Callable, Collection
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -19,6 +20,8 @@ from fwupdate_helpers.sdk_errors import hub_errors
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
     from requests import Response
+
+    from fwupdate_helpers.trace import Trace
 
 CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
 _REPOSITORY = Path(__file__).resolve().parents[1]
@@ -110,16 +113,31 @@ class Hub:
         self._device_host = device_host or self.host_name.partition(":")[0]
         self._ca_file = ca_file
         self._release: weakref.finalize[Any, Any] | None = None
+        self._on_close: list[Callable[[], None]] = []
 
     @cached_property
     def registry(self) -> IoTHubRegistryManager:
         """The SDK's service client: identities, twins and direct methods."""
+        return self.new_registry()
+
+    def new_registry(self) -> IoTHubRegistryManager:
+        """Return a service client of your own, for a thread that works in the background.
+
+        Close it with ``protocol.close()`` in the thread that has used it: the SDK keeps one
+        connection for each thread.
+
+        The SDK's own retries are off, so that there is one policy, and each retry is seen:
+        `RetryPolicy`. The SDK repeats GET, PUT and DELETE four times in 4.9 s by itself, silently;
+        two policies on top of each other multiply (8 tries become 32), and after the last one the
+        SDK drops the answer with its error code and its ``Retry-After`` (measured, msrest 0.7.1).
+        """
         from azure.iot.hub import IoTHubRegistryManager
 
         registry = IoTHubRegistryManager.from_connection_string(self._connection_string)
         config = registry.protocol.config
         # Without it the SDK opens a TLS connection for every request.
         config.keep_alive = True
+        _switch_retries_off(config.retry_policy)
         if self._ca_file is not None:
             config.connection.verify = str(self._ca_file)
             # A proxy of the network cannot reach this machine's loopback addresses.
@@ -152,17 +170,18 @@ class Hub:
             HubUnauthorized: The hub refuses the connection string of this `Hub`.
             HubUnavailable: The hub does not answer.
         """
+        key = read_device_key(self._retried(device_id, lambda: self._get_or_create(device_id)))
+        return Secret(f"HostName={self._device_host};DeviceId={device_id};SharedAccessKey={key}")
+
+    def _get_or_create(self, device_id: str) -> Any:
         from msrest.exceptions import HttpOperationError
 
-        with hub_errors(device_id):
-            try:
-                device = self.registry.get_device(device_id)
-            except HttpOperationError as error:
-                if error.response.status_code != 404:
-                    raise
-                device = self._create_device(device_id)
-        key = read_device_key(device)
-        return Secret(f"HostName={self._device_host};DeviceId={device_id};SharedAccessKey={key}")
+        try:
+            return self.registry.get_device(device_id)
+        except HttpOperationError as error:
+            if error.response.status_code != 404:
+                raise
+            return self._create_device(device_id)
 
     def _create_device(self, device_id: str) -> Any:
         from msrest.exceptions import HttpOperationError
@@ -183,10 +202,19 @@ class Hub:
             HubUnavailable: The hub does not answer.
         """
         try:
-            with hub_errors(device_id):
-                self.registry.delete_device(device_id)
+            self._retried(device_id, lambda: self.registry.delete_device(device_id))
         except DeviceNotFound:
             return
+
+    def _retried(self, device_id: str, request: Callable[[], Any]) -> Any:
+        """Make a request that does no harm when it comes twice."""
+        from fwupdate_helpers.retries import Operation, RetryPolicy
+
+        def once() -> Any:
+            with hub_errors(device_id):
+                return request()
+
+        return RetryPolicy().call(once, operation=Operation.IDENTITY, device_id=device_id)
 
     def local_request(self, method: str, path: str, body: BinaryIO | None = None) -> Response:
         """Send a request to a route that the local hub has, and an IoT Hub on Azure does not.
@@ -218,15 +246,59 @@ class Hub:
                 allow_redirects=False,
             )
 
+    def trace(
+        self, device_id: str | None = None, *, after: int = 0, kinds: Collection[str] | None = None
+    ) -> Trace:
+        """Return the last messages that passed the local hub, oldest first, without secrets.
+
+        Args:
+            device_id: Of this device alone; None means all.
+            after: Only messages with a greater number, for example `Trace.last` of an earlier look.
+            kinds: Only messages about these, of `fwupdate_helpers.trace.KINDS`.
+
+        Returns:
+            Rows that a notebook shows as a table. On Azure there are none, and its note tells why.
+
+        Raises:
+            ValueError: A kind that there is not.
+            HubUnavailable: The local hub does not answer.
+        """
+        from fwupdate_helpers.trace import read_trace
+
+        return read_trace(self, device_id, after=after, kinds=kinds)
+
+    def clear_trace(self) -> None:
+        """Let the local hub forget the messages so far; their numbers go on."""
+        from fwupdate_helpers import own_routes
+
+        if self.kind == "local":
+            own_routes.send(self, "DELETE", "/$localhub/trace")
+
     def release_on_close(self, lease: Path) -> None:
         """Delete `lease` when this object is closed or collected, at the latest at exit."""
         self._release = weakref.finalize(self, _delete, lease)
 
+    def call_on_close(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` called once, when this object is closed; return what takes that back.
+
+        For what works in the background with this hub, and must end with it.
+        """
+        self._on_close.append(call)
+
+        def forget() -> None:
+            if call in self._on_close:
+                self._on_close.remove(call)
+
+        return forget
+
     def close(self) -> None:
         """Close this kernel's service connections; the local hub runs on for the others.
 
-        A `SimulatedDevice` has connections of its own, and its own ``stop``.
+        What works in the background with this hub ends first. A `SimulatedDevice` has connections
+        of its own, and its own ``stop``.
         """
+        while self._on_close:
+            self._on_close.pop()()
         if "registry" in self.__dict__:
             self.registry.protocol.close()
             del self.registry
@@ -265,6 +337,13 @@ class Hub:
             for name, value in rows.items()
         )
         return f"<table>{cells}</table>"
+
+
+def _switch_retries_off(sdk_policy: Any) -> None:
+    sdk_policy.retries = 0
+    # Else a server error counts as a retry that was not allowed, and comes without its answer.
+    sdk_policy.policy.status_forcelist = frozenset()
+    sdk_policy.policy.read = False  # and a read that takes too long as a lost connection
 
 
 def _words(*texts: str) -> str:

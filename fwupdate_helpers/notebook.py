@@ -2,33 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+_STEP = re.compile(r"^## Step (\d+)", re.MULTILINE)
 
-def name_steps(names_of_steps: Mapping[int, str]) -> None:
+
+def name_steps(notebook: str | Path) -> None:
     """Answer a missing name with the step that makes it, in place of a bare ``NameError``.
 
+    The notebook's file is read when a name is missing. Where it is not found, because it was
+    renamed or the kernel works in another folder, the bare ``NameError`` stays.
+
     Args:
-        names_of_steps: For each step of the notebook, the names that its cells define for later
-            ones, with spaces between.
+        notebook: The file of the notebook that calls this; a kernel works in its folder.
 
     Example:
-        >>> name_steps({2: "device_id client", 3: "report"})
+        >>> name_steps("02_firmware_update.ipynb")
     """
     from IPython import get_ipython
 
     shell = get_ipython()
     if shell is None:
         return
-    step_of = {name: step for step, names in names_of_steps.items() for name in names.split()}
+    file = Path(notebook).resolve()
 
     def explain(shell: Any, kind: Any, error: NameError, trace: Any, tb_offset: Any = None) -> None:
-        if error.name not in step_of:
+        steps = steps_of_names(file) if file.is_file() else {}
+        if error.name not in steps:
             shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
             return
-        step = f"step {step_of[error.name]}"
+        step = f"step {steps[error.name]}"
         sentence = f"This cell needs {error.name!r}, which {step} makes. Run {step} first."
         shell._showtraceback(kind, NameError(sentence), [sentence])
 
     shell.set_custom_exc((NameError,), explain)
+
+
+def steps_of_names(notebook: Path) -> dict[str, int]:
+    """Return, for each name that a notebook's cells define, the number of the first step to do so.
+
+    Names of the cells before the first step, and cells that are no Python, do not count.
+    """
+    steps: dict[str, int] = {}
+    step = 0
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if heading := _STEP.search(source) if cell["cell_type"] == "markdown" else None:
+            step = int(heading[1])
+        if cell["cell_type"] == "code" and step:
+            for name in _defined_names(source):
+                steps.setdefault(name, step)
+    return steps
+
+
+def _defined_names(source: str) -> Iterator[str]:
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # a learner is in the middle of it
+        return
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (alias.asname or alias.name for alias in node.names)
+        else:
+            names = (inner for inner in ast.walk(node) if isinstance(inner, ast.Name))
+            yield from (name.id for name in names if isinstance(name.ctx, ast.Store))

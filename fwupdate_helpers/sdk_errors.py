@@ -8,23 +8,32 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from msrest.exceptions import ClientRequestError, HttpOperationError
-from requests.exceptions import ReadTimeout, SSLError
+from requests.exceptions import ConnectionError as NoConnection
+from requests.exceptions import ConnectTimeout, ProxyError, RequestException, SSLError
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError
 
 from fwupdate_helpers.errors import (
+    ANSWER_LOST,
+    NOT_REACHED,
+    NOT_TRUSTED,
     DeviceNotFound,
     DeviceOffline,
     FirmwareUpdateError,
     HubRequestError,
+    HubThrottled,
     HubUnauthorized,
     HubUnavailable,
     UpdateTimeout,
 )
+from fwupdate_helpers.firmware.http_answers import retry_after
 
 if TYPE_CHECKING:
-    from requests import Response
+    from requests import PreparedRequest, Request, Response
 
 # Names and numbers of IoT Hub's error codes: learn.microsoft.com, "Understand and resolve Azure
 # IoT Hub errors". A response carries one or the other.
@@ -53,6 +62,7 @@ _CODES: Final = {
     "ThrottlingException": 429001,
     "ThrottleBacklogLimitExceeded": 429002,
     "ThrottlingBacklogTimeout": 429003,
+    "DeviceThrottlingLimitExceeded": 429005,
     "ServerError": 500001,
     "GenericTimeout": 500008,
     "ServiceUnavailable": 503001,
@@ -78,8 +88,10 @@ def hub_errors(device_id: str) -> Iterator[None]:
     Raises:
         DeviceNotFound: 404001, or 404 without a code.
         DeviceOffline: 404103.
-        UpdateTimeout: 504, or no response within the SDK's own time limit.
+        UpdateTimeout: A direct method was sent, and no answer came: 504, or the connection was
+            lost, or the SDK's own time limit was reached.
         HubUnauthorized: 401.
+        HubThrottled: 429.
         HubRequestError: Any other HTTP error.
         HubUnavailable: No response at all, or only server errors after the SDK's retries.
 
@@ -140,38 +152,80 @@ def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
             f"The hub has no device {device_id}, or it is disabled. "
             "Check the spelling, or create the device first.",
         )
-    if status == 504:
-        return _no_answer(device_id)
+    if code == _CODES["GatewayTimeout"] or (status == 504 and _is_method_call(response.request)):
+        return _no_answer(device_id, code or status)
     if status == 401:
         return HubUnauthorized(
             "The hub refused the service's credentials. Check that the connection string is of "
             "this hub, that its policy has the permissions registry read, registry write and "
             "service connect (iothubowner has them), and that the clock here is right."
         )
+    kind = HubThrottled if status == 429 else HubRequestError
+    asked = _asked_seconds(response)
+    wait = "" if asked is None else f" It asks to wait {asked:g} s."
     advice = _ADVICE.get(status, "try again later")
-    message = f"The hub refused a request about device {device_id} with {code or status}: {advice}."
-    return HubRequestError(message, status=status, code=code)
+    message = (
+        f"The hub refused a request about device {device_id} with {code or status}: {advice}.{wait}"
+    )
+    return kind(message, status=status, code=code, retry_after=asked)
 
 
-def _no_answer(device_id: str) -> UpdateTimeout:
+def _asked_seconds(response: Response) -> float | None:
+    # Against the hub's own clock, where it tells it: the clock here may be wrong.
+    try:
+        now = parsedate_to_datetime(response.headers.get("Date", "")).astimezone(timezone.utc)
+    except (TypeError, ValueError, OverflowError):
+        now = datetime.now(timezone.utc)
+    return retry_after(response.headers.get("Retry-After"), now) or None
+
+
+def _is_method_call(request: PreparedRequest | Request | None) -> bool:
+    path = str(request.url if request else "").partition("?")[0]
+    return path.endswith("/methods")
+
+
+def _no_answer(device_id: str, code: int | str) -> UpdateTimeout:
+    what = "The answer was lost" if code == ANSWER_LOST else "It did not answer in time"
     return UpdateTimeout(
         device_id,
-        f"Device {device_id} did not answer in time. It may have begun the update all the same: "
-        "look at its twin before you invoke the method again.",
+        f"There is no answer from device {device_id}. {what}, and it may have begun the update "
+        "all the same: look at its twin before you invoke the method again.",
+        code=code,
     )
+
+
+_WHAT: Final = {
+    NOT_REACHED: "is not reached",
+    ANSWER_LOST: "does not answer, or with server errors only",
+    NOT_TRUSTED: "shows a certificate that this client does not trust",
+}
 
 
 def _no_response(device_id: str, cause: Exception | None) -> FirmwareUpdateError:
-    # The SDK repeats reads that time out, and reports those otherwise: this was a direct method.
-    if isinstance(cause, ReadTimeout):
-        return _no_answer(device_id)
-    what = "does not answer, or with server errors only"
-    if isinstance(cause, SSLError):
-        what = "shows a certificate that this client does not trust"
+    reason = _reason(cause)
+    request = cause.request if isinstance(cause, RequestException) else None
+    if reason == ANSWER_LOST and _is_method_call(request):
+        return _no_answer(device_id, reason)
     return HubUnavailable(
-        f"The hub {what}. Check that it runs and that the network leads to it; "
-        "for the local hub, run the notebook's set-up cell again."
+        f"The hub {_WHAT[reason]}. Check that it runs and that the network leads to it; "
+        "for the local hub, run the notebook's set-up cell again.",
+        reason=reason,
     )
+
+
+def _reason(cause: Exception | None) -> str:
+    if isinstance(cause, SSLError):  # one that was cut short is no reason for distrust
+        return ANSWER_LOST if "EOF" in str(cause) else NOT_TRUSTED
+    if isinstance(cause, (ConnectTimeout, ProxyError)):
+        return NOT_REACHED
+    if isinstance(cause, NoConnection):
+        first = cause.args[0] if cause.args else None
+        why = first.reason if isinstance(first, MaxRetryError) else first
+        unsent = isinstance(why, (NewConnectionError, ConnectTimeoutError))
+        return NOT_REACHED if unsent else ANSWER_LOST
+    if cause is None or isinstance(cause, RequestException):
+        return ANSWER_LOST
+    return NOT_TRUSTED  # requests finds no CA file
 
 
 def no_connection(error: BaseException, device_id: str) -> FirmwareUpdateError:

@@ -1,35 +1,34 @@
 """The service side of an update: invoke it, watch the device twin, wait for the end.
 
 Everything here works on a real ``IoTHubRegistryManager`` and raises this kit's errors instead of
-the SDK's, which keep IoT Hub's error code hidden in the body of the response.
+the SDK's, which keep IoT Hub's error code hidden in the body of the response. What may be tried
+again is tried again (`retries`); a direct method that may have run is looked for in the twin
+instead (`resolving`). The watch itself is in `watching`.
 """
 
 from __future__ import annotations
 
-import math
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from azure.iot.hub.models import CloudToDeviceMethod
 
 from fwupdate_helpers import contract
-from fwupdate_helpers.errors import (
-    UpdateFailed,
-    UpdateRejected,
-    UpdateTimeout,
-)
-from fwupdate_helpers.reported import reported_error, update_outcome
+from fwupdate_helpers.errors import UpdateRejected
+from fwupdate_helpers.resolving import has_begun, look_for, was_cancelled
+from fwupdate_helpers.retries import OnRetry, Operation, RetryPolicy
 from fwupdate_helpers.sdk_errors import hub_errors
+from fwupdate_helpers.watching import (
+    CODE_SUPERSEDED,
+    update_failure,
+    wait_for_update,
+    watch_update,
+)
 
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
-    from azure.iot.hub.models import Twin
-
-CODE_SUPERSEDED: Final = "superseded"
-"""Error code of an update whose place in the twin another update has taken."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,15 @@ class InvokedUpdate:
         update_id: The id to watch for in the twin's `firmwareUpdate.updateId`.
         status: The status of the device's answer.
         payload: The payload of the device's answer.
+        resolved_from_twin: Whether the answer was lost, and the device twin tells that the update
+            has begun; status and payload are then those that the device answers with.
     """
 
     device_id: str
     update_id: str
     status: int
     payload: Any
+    resolved_from_twin: bool = False
 
     @property
     def is_up_to_date(self) -> bool:
@@ -65,8 +67,15 @@ def invoke_firmware_update(
     allow_downgrade: bool = False,
     response_timeout: int = 60,
     connect_timeout: int = 0,
+    policy: RetryPolicy | None = None,
+    on_retry: OnRetry | None = None,
 ) -> InvokedUpdate:
     """Invoke the direct method `firmwareUpdate` on a device.
+
+    An answer that is lost (504101, a broken connection) leaves open whether the update began, so
+    the method is never simply repeated: the device twin is asked for the update's id. When it is
+    there, the update has begun. When it is not, and the device reports ids at all, the method is
+    invoked again with the same id, which such a device takes for the same update.
 
     Args:
         registry: The service client, for example ``connect_hub().registry``.
@@ -80,12 +89,16 @@ def invoke_firmware_update(
         response_timeout: Seconds to wait for the answer, 5 to 300.
         connect_timeout: Seconds to wait for an offline device, up to 300. The SDK itself gives up
             when both together exceed 100 seconds.
+        policy: How often and how long to try; None is the default policy, `RetryPolicy.none()`
+            tries once. `RETRY_RULES` is the table of what is tried again.
+        on_retry: Called with a `Retry` before each further try, and before the twin is asked.
 
     Raises:
         DeviceNotFound: The hub has no such device, or it is disabled.
         DeviceOffline: The device is not connected or listens to no direct method.
         UpdateRejected: The device answered with another status than 200.
         UpdateTimeout: The device did not answer in time; it may still have begun.
+        HubThrottled: The hub had too many requests, to the last try.
         FirmwareUpdateError: The hub was not reached or refused the request; see `hub_errors`.
 
     Example:
@@ -100,9 +113,25 @@ def invoke_firmware_update(
         payload[contract.CHECK_VALUE] = check_value
     if allow_downgrade:
         payload[contract.ALLOW_DOWNGRADE] = True
-    waits = (response_timeout, connect_timeout)
-    answer = _invoke(registry, device_id, contract.METHOD, payload, waits)
-    return InvokedUpdate(device_id, update_id, answer.status, answer.payload)
+    method = _method(contract.METHOD, payload, response_timeout, connect_timeout)
+
+    def invoke() -> InvokedUpdate:
+        answer = _invoke(registry, device_id, method)
+        return InvokedUpdate(device_id, update_id, answer.status, answer.payload)
+
+    def found(reported: contract.Json) -> InvokedUpdate | None:
+        if not has_begun(reported, update_id):
+            return None
+        payload = dict(contract.RESPONSE_STARTED)
+        return InvokedUpdate(device_id, update_id, 200, payload, resolved_from_twin=True)
+
+    return (policy or RetryPolicy()).call(
+        invoke,
+        operation=Operation.METHOD,
+        device_id=device_id,
+        on_retry=on_retry,
+        resolve=look_for(registry, device_id, found=found, on_retry=on_retry),
+    )
 
 
 def cancel_firmware_update(
@@ -111,16 +140,21 @@ def cancel_firmware_update(
     update_id: str | None = None,
     *,
     response_timeout: int = 60,
+    policy: RetryPolicy | None = None,
+    on_retry: OnRetry | None = None,
 ) -> Any:
     """Invoke the direct method `cancelFirmwareUpdate` on a device; return the answer's payload.
 
-    The update then ends with the error code ``cancelled``, which the twin tells.
+    The update then ends with the error code ``cancelled``, which the twin tells. An answer that is
+    lost is looked for there, as `invoke_firmware_update` does, when the id is given.
 
     Args:
         registry: The service client.
         device_id: The device.
         update_id: The update that is meant; None means whichever runs.
         response_timeout: Seconds to wait for the answer, 5 to 300.
+        policy: As in `invoke_firmware_update`.
+        on_retry: As in `invoke_firmware_update`.
 
     Raises:
         UpdateRejected: No such update runs (code ``noUpdate`` or ``otherUpdate`` in the payload),
@@ -128,134 +162,38 @@ def cancel_firmware_update(
         FirmwareUpdateError: As `invoke_firmware_update`.
     """
     payload = {} if update_id is None else {contract.UPDATE_ID: update_id}
-    waits = (response_timeout, 0)
-    return _invoke(registry, device_id, contract.CANCEL_METHOD, payload, waits).payload
+    method = _method(contract.CANCEL_METHOD, payload, response_timeout, 0)
+
+    def found(reported: contract.Json) -> contract.Json | None:
+        gone = update_id is not None and was_cancelled(reported, update_id)
+        return dict(contract.RESPONSE_CANCELLED) if gone else None
+
+    # Without an id, a second call might hit the update after the one that was meant.
+    look = look_for(registry, device_id, found=found, on_retry=on_retry) if update_id else None
+    return (policy or RetryPolicy()).call(
+        lambda: _invoke(registry, device_id, method).payload,
+        operation=Operation.METHOD,
+        device_id=device_id,
+        on_retry=on_retry,
+        resolve=look,
+    )
 
 
-def _invoke(
-    registry: IoTHubRegistryManager,
-    device_id: str,
-    name: str,
-    payload: contract.Json,
-    waits: tuple[int, int],
-) -> Any:
-    method = CloudToDeviceMethod(
+def _method(name: str, payload: contract.Json, response: int, connect: int) -> Any:
+    return CloudToDeviceMethod(
         method_name=name,
         payload=payload,
-        response_timeout_in_seconds=waits[0],
-        connect_timeout_in_seconds=waits[1],
+        response_timeout_in_seconds=response,
+        connect_timeout_in_seconds=connect,
     )
+
+
+def _invoke(registry: IoTHubRegistryManager, device_id: str, method: Any) -> Any:
     with hub_errors(device_id):
         answer = registry.invoke_device_method(device_id, method)
     if answer.status != 200:
-        raise _rejection(device_id, name, answer.status, answer.payload)
+        raise _rejection(device_id, method.method_name, answer.status, answer.payload)
     return answer
-
-
-def watch_update(
-    registry: IoTHubRegistryManager,
-    device_id: str,
-    *,
-    update_id: str | None = None,
-    interval: float = 0.5,
-    timeout: float | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[Twin]:
-    """Yield the device twin at once, and again whenever its reported properties have changed.
-
-    Ends with the twin that tells of the end: completed, an error, or rolled back. With an
-    `update_id` no other update's end counts; without one, the first final `firmwareStatus` does.
-
-    The device of Azure's tutorial reports no update id, and tells of its last update until the
-    next download begins: with an `update_id`, an end that the first look shows does not count.
-
-    Args:
-        registry: The service client.
-        device_id: The device to watch.
-        update_id: The id of the update, from `invoke_firmware_update`.
-        interval: Seconds between two reads of the twin.
-        timeout: Seconds after which to give up; None waits for ever.
-        clock: Tells the seconds, for tests.
-        sleep: Waits for seconds, for tests.
-
-    Raises:
-        UpdateTimeout: The update did not end in time.
-        UpdateFailed: Another update has begun; the code is ``superseded``.
-        FirmwareUpdateError: The hub was not reached or refused the request; see `hub_errors`.
-    """
-    deadline = None if timeout is None else clock() + timeout
-    watch = _Watch(device_id, update_id)
-    reported: contract.Json | None = None
-    while True:
-        with hub_errors(device_id):
-            twin = registry.get_twin(device_id)
-        before, reported = reported, _reported(twin)
-        ended = watch.ended(reported)
-        if reported != before:
-            yield twin
-        if ended:
-            return
-        left = math.inf if deadline is None else deadline - clock()
-        if left <= 0:
-            raise _late(device_id, reported)
-        sleep(min(interval, left))
-
-
-def wait_for_update(
-    registry: IoTHubRegistryManager,
-    device_id: str,
-    update_id: str | None = None,
-    *,
-    interval: float = 0.5,
-    timeout: float | None = 300,
-    on_change: Callable[[Twin], object] | None = None,
-) -> Twin:
-    """Wait until an update has completed, and return the device twin of that moment.
-
-    Args:
-        registry: The service client.
-        device_id: The device to watch.
-        update_id: The id of the update; see `watch_update` for what None means.
-        interval: Seconds between two reads of the twin.
-        timeout: Seconds after which to give up; None waits for ever.
-        on_change: Called with the twin at once and after every change.
-
-    Raises:
-        UpdateFailed: The update ended in an error, was rolled back, or another one has begun.
-        UpdateTimeout: The update did not end in time.
-        FirmwareUpdateError: The hub was not reached or refused the request; see `hub_errors`.
-    """
-    twin: Twin = None
-    for twin in watch_update(
-        registry, device_id, update_id=update_id, interval=interval, timeout=timeout
-    ):
-        if on_change:
-            on_change(twin)
-    failure = update_failure(device_id, _reported(twin))
-    if failure:
-        raise failure
-    return twin
-
-
-def update_failure(device_id: str, reported: contract.Json) -> UpdateFailed | None:
-    """Return the error that tells how the update failed; None when it completed or still runs.
-
-    Args:
-        device_id: The device.
-        reported: The reported properties of its twin.
-    """
-    outcome, error = update_outcome(reported), reported_error(reported)
-    if outcome in (None, contract.COMPLETED):
-        return None
-    code = error.code if error else str(outcome)
-    happened = "was rolled back" if outcome == contract.ROLLED_BACK else "failed"
-    why = f" {error.message}" if error and error.message else ""
-    return UpdateFailed(
-        device_id,
-        f"The update of {device_id} {happened}: {code}.{why} Remove the cause, then update again.",
-        code=code,
-    )
 
 
 def _rejection(device_id: str, name: str, status: int, payload: Any) -> UpdateRejected:
@@ -272,63 +210,12 @@ def _rejection(device_id: str, name: str, status: int, payload: Any) -> UpdateRe
     return UpdateRejected(device_id, message, status=status, payload=payload)
 
 
-def _late(device_id: str, reported: contract.Json) -> UpdateTimeout:
-    status = reported.get(contract.STATUS, "no status")
-    return UpdateTimeout(
-        device_id,
-        f"The update of {device_id} did not end in the time that was given; the device last "
-        f"reported {status}. Check that the device runs, or wait longer.",
-    )
-
-
-def _superseded(device_id: str, update_id: str) -> UpdateFailed:
-    return UpdateFailed(
-        device_id,
-        f"Another update has begun on {device_id}, so the twin no longer tells of {update_id}. "
-        "Watch the newer update, or invoke yours again after it.",
-        code=CODE_SUPERSEDED,
-    )
-
-
-def _reported(twin: Twin) -> contract.Json:
-    return dict((twin.properties and twin.properties.reported) or {})
-
-
-class _Watch:
-    """Decides, from one look at the reported properties to the next, whether an update ended."""
-
-    def __init__(self, device_id: str, update_id: str | None) -> None:
-        self.device_id, self.update_id = device_id, update_id
-        self.first: contract.Json | None = None
-        self.seen = False
-
-    def ended(self, reported: contract.Json) -> bool:
-        if self.first is None:
-            self.first = reported
-        update = reported.get(contract.UPDATE)
-        current = update.get(contract.UPDATE_ID) if isinstance(update, Mapping) else None
-        if self.update_id is None:
-            return self._any_ended(reported, self.first)
-        if current is None:
-            return _final(reported) and _moved(reported, self.first)
-        if current == self.update_id:
-            self.seen = True
-            return update_outcome(reported) is not None
-        if self.seen or update != self.first.get(contract.UPDATE):
-            raise _superseded(self.device_id, self.update_id)
-        # Left by another device with this id: this one reports no update id.
-        return _final(reported) and _moved(reported, self.first)
-
-    @staticmethod
-    def _any_ended(reported: contract.Json, first: contract.Json) -> bool:
-        ended_meanwhile = update_outcome(first) is None and update_outcome(reported) is not None
-        return _final(reported) or ended_meanwhile
-
-
-def _final(reported: contract.Json) -> bool:
-    return reported.get(contract.STATUS) in contract.FINAL_STATUSES
-
-
-def _moved(reported: contract.Json, first: contract.Json) -> bool:
-    keys = (contract.STATUS, contract.DOWNLOAD_COMPLETE, contract.LAST_UPDATE)
-    return any(reported.get(key) != first.get(key) for key in keys)
+__all__ = [
+    "CODE_SUPERSEDED",
+    "InvokedUpdate",
+    "cancel_firmware_update",
+    "invoke_firmware_update",
+    "update_failure",
+    "wait_for_update",
+    "watch_update",
+]

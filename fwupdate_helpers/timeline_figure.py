@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from base64 import b64encode
+from collections.abc import Sequence
 from datetime import datetime
 from html import escape
 from io import BytesIO
@@ -15,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from fwupdate_helpers import contract
+from fwupdate_helpers.colours import STAGE_COLOURS, VERMILLION, YELLOW
 from fwupdate_helpers.reported import Stage
 from fwupdate_helpers.timeline import offset_words
 
@@ -24,26 +26,31 @@ if TYPE_CHECKING:
 
     from fwupdate_helpers.timeline import UpdateTimeline
 
-# Okabe and Ito's palette.
-_COLOURS: Final = {
-    contract.WAITING: "#56B4E9",
-    contract.DOWNLOADING: "#0072B2",
-    "verifying": "#009E73",
-    contract.APPLYING: "#E69F00",
-    "rebooting": "#CC79A7",
-}
-_OTHER_COLOUR: Final = "#F0E442"
 _BAD_END_MARKERS: Final = {contract.ERROR: "X", contract.ROLLED_BACK: "<"}
 _EDGE: Final[dict[str, Any]] = {"edgecolor": "black", "linewidth": 2}
 _HUB_LINE: Final[dict[str, Any]] = {"color": "black", "linewidth": 2, "marker": "D"}
 _HUB_MARK: Final[dict[str, Any]] = {"markersize": 7, "markeredgewidth": 2, "mfc": "white"}
 
 
-def draw(timeline: UpdateTimeline, ax: Axes | None = None) -> Figure:
-    """Draw a timeline; `UpdateTimeline.plot` tells how."""
+def draw(
+    timeline: UpdateTimeline,
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    to_come: Sequence[str] = (),
+) -> Figure:
+    """Draw a timeline; `UpdateTimeline.plot` tells how.
+
+    Args:
+        timeline: The update.
+        ax: The axes to draw on; without them a new figure is made.
+        title: Another title than the timeline's own.
+        to_come: Names of stages that have not begun: each has an empty row, so that the rows keep
+            their places while the update runs.
+    """
     if ax is None:
         ax = TimelineFigure(timeline.alt_text, rows=len(timeline.stages)).add_subplot()
-    _Drawing(timeline, ax).draw()
+    _Drawing(timeline, ax, title or timeline.title, to_come).draw()
     figure: Figure = ax.figure.figure  # the root figure, where ax lies in a subfigure
     return figure
 
@@ -73,8 +80,11 @@ class TimelineFigure(Figure):
 class _Drawing:
     """One timeline on one pair of axes."""
 
-    def __init__(self, timeline: UpdateTimeline, ax: Axes) -> None:
-        self.timeline, self.ax = timeline, ax
+    def __init__(
+        self, timeline: UpdateTimeline, ax: Axes, title: str, to_come: Sequence[str]
+    ) -> None:
+        self.timeline, self.ax, self.title = timeline, ax, title
+        self.rows = [*(stage.name for stage in timeline.stages), *to_come]
         self.offset = timeline.hub_offset
         ends = max(self._end(stage) for stage in timeline.stages)
         self.span = ends if ends > 0.0005 else 0.001 if timeline.outcome else 1.0
@@ -102,7 +112,7 @@ class _Drawing:
     def _draw_stage(self, row: int, stage: Stage) -> Annotation:
         y = row if self.offset is None else row - 0.12
         start, end = self._at(stage.started_at) / self.unit, self._end(stage) / self.unit
-        colour = _COLOURS.get(stage.name, _OTHER_COLOUR)
+        colour = STAGE_COLOURS.get(stage.name, YELLOW)
         self.ax.barh(y, max(end - start, 0), left=start, height=0.44, color=colour, **_EDGE)
         if stage.ended_at is None:
             end = self._draw_open_end(end, y)
@@ -124,7 +134,7 @@ class _Drawing:
     def _draw_bad_end(self, stage: Stage, x: float, y: float) -> bool:
         if stage is not self.timeline.stages[-1] or self.timeline.outcome not in _BAD_END_MARKERS:
             return False
-        style: dict[str, Any] = {"color": "#D55E00", "markeredgecolor": "black", "clip_on": False}
+        style: dict[str, Any] = {"color": VERMILLION, "markeredgecolor": "black", "clip_on": False}
         style |= {"marker": _BAD_END_MARKERS[self.timeline.outcome], "markersize": 15}
         self.ax.plot([x], [y], markeredgewidth=1.5, **style)
         return True
@@ -136,9 +146,11 @@ class _Drawing:
         self.ax.plot(xs, [y] * len(xs), clip_on=False, **_HUB_LINE, **_HUB_MARK)
 
     def _draw_axis(self) -> None:
-        ax, stages = self.ax, self.timeline.stages
-        ax.set_yticks(range(len(stages)), [stage.name for stage in stages], fontsize=12)
-        ax.set_ylim(len(stages) - 0.45, -0.5)
+        ax, rows = self.ax, self.rows
+        ax.set_yticks(range(len(rows)), rows, fontsize=12)
+        for label in ax.get_yticklabels()[len(self.timeline.stages) :]:
+            label.set_color("#666666")
+        ax.set_ylim(len(rows) - 0.45, -0.5)
         ax.set_xlabel(f"time since the update began ({self.unit_name})", fontsize=12)
         ax.tick_params(axis="x", labelsize=11, width=1.5)
         ax.tick_params(axis="y", length=0)
@@ -170,5 +182,5 @@ class _Drawing:
             right = max(right, left + (label.xy[0] - left) * width / max(free, 0.3 * width))
         ax.set_xlim(left, right)
         characters = int(width / dpi * 72 / 8.4)  # of bold text in 14 pt
-        title = textwrap.fill(self.timeline.title, max(16, characters))
+        title = textwrap.fill(self.title, max(16, characters))
         ax.set_title(title, loc="left", fontsize=14, fontweight="bold", pad=28)

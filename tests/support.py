@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -37,6 +38,35 @@ def missing_tool(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{what}, and CI is set, so the test must not be skipped")
     pytest.skip(what)
+
+
+OWN_LOOPBACK = """
+import fcntl, socket, struct
+lo = struct.pack("16sH14s", b"lo", 0x1 | 0x40, bytes(14))  # IFF_UP, IFF_RUNNING
+fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8914, lo)  # SIOCSIFFLAGS
+"""
+"""What a Python does first in a network of its own: there, loopback is down."""
+
+
+def own_network() -> list[str]:
+    """Return what runs a command in a network of its own, where every port is free."""
+    for options in ("-n", "-rn"):
+        command = ["unshare", options]
+        if shutil.which("unshare") and not subprocess.call([*command, "true"], stderr=-3):
+            return command
+    missing_tool("no network namespace can be made here (unshare -rn)")
+    raise AssertionError("unreachable: a missing tool skips the test, or fails it")
+
+
+def without_rights() -> list[str]:
+    """Return what runs a command without root's rights over files and ports; [] without them."""
+    if not (has_capability(CAP_DAC_OVERRIDE) or has_capability(CAP_NET_BIND_SERVICE)):
+        return []
+    if shutil.which("setpriv") is None:
+        missing_tool("setpriv is not installed (Debian's package util-linux)")
+    # What root may do and others may not, taken from the bounding set.
+    rights = "-net_bind_service,-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
 
 
 def free_loopback_address() -> str:

@@ -7,7 +7,6 @@ or exception made here shows its token or signature.
 
 from __future__ import annotations
 
-import logging
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -17,26 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from fwupdate_helpers.errors import (
-    FirmwareUpdateError,
-    HubRequestError,
-    HubUnauthorized,
-    HubUnavailable,
-)
+from fwupdate_helpers import own_routes
+from fwupdate_helpers.errors import FirmwareUpdateError
 from fwupdate_helpers.firmware.uris import shown
 from fwupdate_helpers.localhub.images import is_image_name
+from fwupdate_helpers.localhub.redaction import mask_text
+from fwupdate_helpers.own_routes import masked_logs
 
 if TYPE_CHECKING:
     import os
 
     from azure.storage.blob import BlobClient
-    from requests import Response
 
     from fwupdate_helpers.hub import Hub
 
 IMAGE_CONTAINER_VARIABLE: Final = "FWUPDATE_IMAGE_CONTAINER_URL"
 
-_SECRET: Final = re.compile(r"(\bsig=)[^&\s'\"]+|(/(?:firmware|images)/)[^/\s'\"]+(?=/)")
 _LOCAL_PATH: Final = re.compile(r"/firmware/([A-Za-z0-9_-]+)/([A-Za-z0-9._+-]+)")
 _BLOCK: Final = 4 * 1024 * 1024
 _RETRIES: Final = 3
@@ -56,7 +51,7 @@ class _ImageUrl(str):
     """An address that a notebook or a debugger does not show by accident; print shows it."""
 
     def __repr__(self) -> str:
-        return repr(_masked(self))
+        return repr(mask_text(self))
 
 
 def publish_image(
@@ -123,7 +118,7 @@ def unpublish_image(hub: Hub, url: str) -> None:
             f"{shown(url)} is not an address of an image on {hub.host_name}. Pass what "
             "publish_image returned for this hub."
         )
-    _check(_send(hub, "DELETE", f"/$localhub/images/{found[1]}/{found[2]}"))
+    own_routes.send(hub, "DELETE", f"/$localhub/images/{found[1]}/{found[2]}")
 
 
 @contextmanager
@@ -147,39 +142,8 @@ def _open(path: Path) -> Iterator[BinaryIO]:
 
 
 def _publish_on_hub(hub: Hub, name: str, content: BinaryIO) -> str:
-    response = _send(hub, "POST", f"/$localhub/images/{name}", content)
-    _check(response)
+    response = own_routes.send(hub, "POST", f"/$localhub/images/{name}", content)
     return f"https://{hub.host_name}{response.json()['path']}"
-
-
-def _send(hub: Hub, method: str, path: str, body: BinaryIO | None = None) -> Response:
-    try:
-        with _masked_logs():
-            return hub.local_request(method, path, body)
-    except OSError as error:
-        problem = type(error).__name__
-    # Raised here and not while the other is handled: its text holds the address.
-    raise HubUnavailable(
-        f"The local hub does not answer ({problem}). Run the notebook's set-up cell again."
-    )
-
-
-def _check(response: Response) -> None:
-    if response.ok:
-        return
-    if response.status_code == 401:
-        raise HubUnauthorized(
-            "The local hub refuses this connection; it may have been reset. Run the notebook's "
-            "set-up cell again."
-        )
-    try:
-        message = str(response.json()["Message"]).partition(";")[2]
-    except (ValueError, KeyError, TypeError):
-        message = "no reason given."
-    raise HubRequestError(
-        f"The local hub answers {response.status_code}: {_masked(message)}",
-        status=response.status_code,
-    )
 
 
 # -- Blob storage ---------------------------------------------------------------------------------
@@ -247,7 +211,7 @@ def _use_blob(url: str, use: Callable[[BlobClient], object], *, advice: str) -> 
 
     try:
         with (
-            _masked_logs(),
+            masked_logs(),
             BlobClient.from_blob_url(
                 str(url),
                 retry_policy=ExponentialRetry(0, _BACKOFF, _RETRIES, random_jitter_range=0),
@@ -294,33 +258,6 @@ def _why_refused(url: str) -> str:
     if moment < datetime.now(timezone.utc):
         return f"its SAS expired on {moment:%Y-%m-%d at %H:%M} UTC."
     return "its SAS does not permit it, or the account's network rules keep this computer out."
-
-
-# -- what may be seen -----------------------------------------------------------------------------
-
-
-def _masked(text: str) -> str:
-    return _SECRET.sub(r"\1\2***", str(text))
-
-
-class _Mask(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = _masked(record.getMessage()), ()
-        return True
-
-
-@contextmanager
-def _masked_logs() -> Iterator[None]:
-    """Mask what urllib3 logs at level DEBUG: every address with its query."""
-    mask = _Mask()
-    loggers = [logging.getLogger(f"urllib3.{name}") for name in ("connectionpool", "util.retry")]
-    for logger in loggers:
-        logger.addFilter(mask)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(mask)
 
 
 __all__ = ["IMAGE_CONTAINER_VARIABLE", "publish_image", "unpublish_image"]

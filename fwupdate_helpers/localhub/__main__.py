@@ -7,25 +7,16 @@ import json
 import logging
 import logging.handlers
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.redaction import mask_text
 from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
 
 Json = dict[str, Any]
-
-_SECRET = re.compile(
-    r"(SharedAccessKey=|sig=|SharedAccessSignature )[^\s;&'\"]+"
-    r"|(/firmware/|/images/)[\w-]{16,}"  # an image's address holds a token
-)
-
-
-def _masked(text: str) -> str:
-    return _SECRET.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--idle-timeout", type=float, metavar="SECONDS", help="stop so long after the last use"
     )
+    run.add_argument(
+        "--trace", choices=("on", "off"), default="on", help="whether to keep the last messages"
+    )
     run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     for name, function, text in (
         ("start", _start, "Start the shared background hub, unless it runs already."),
@@ -93,6 +87,7 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         address=options.host,
         service_port=options.service_port,
         idle_timeout=options.idle_timeout,
+        trace=options.trace == "on",
         on_ready=on_ready,
     )
     return 0
@@ -115,7 +110,7 @@ def _status(state: StateDir, options: argparse.Namespace) -> int:
         return 3
     string = owner_connection_string(state)
     if not options.show_keys:
-        string = _masked(string)
+        string = mask_text(string)
     print(
         json.dumps(
             {
@@ -155,7 +150,7 @@ class _Masked(logging.Formatter):
     """Masks secrets: aiohttp quotes a malformed request, token and all; our own code logs none."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return _masked(super().format(record))
+        return mask_text(super().format(record))
 
 
 def _set_up_logging(state: StateDir | None) -> None:

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from fwupdate_helpers.localhub import tls
 from fwupdate_helpers.localhub.authentication import OWNER_POLICY
 from fwupdate_helpers.localhub.config import owner_connection_string
-from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.errors import HubSilent, LocalHubError
 from fwupdate_helpers.localhub.sas import make_token
 from fwupdate_helpers.localhub.statedir import StateDir, read_json, write_json
 
@@ -32,6 +32,7 @@ IDLE_TIMEOUT: Final = 30 * 60.0
 """Seconds after its last use that the shared hub stops."""
 _START_TIMEOUT: Final = 30.0
 _STOP_TIMEOUT: Final = 10.0
+_ANSWER_TIMEOUT: Final = 5.0
 _MOMENT: Final = 3.0
 """Seconds that a hub may hold its folder and not answer: it is just starting or stopping."""
 _POLL: Final = 0.02
@@ -73,28 +74,39 @@ class RunningHub:
         return f"RunningHub({self.device_host}:{self.service_port}, pid {self.pid})"
 
 
-def ensure_running(state: StateDir, *, idle_timeout: float = IDLE_TIMEOUT) -> RunningHub:
+def ensure_running(
+    state: StateDir,
+    *,
+    idle_timeout: float = IDLE_TIMEOUT,
+    start_timeout: float = _START_TIMEOUT,
+) -> RunningHub:
     """Return the shared hub, started when it does not run yet.
+
+    Args:
+        state: Its folder.
+        idle_timeout: Seconds after its last use that a hub which is started here stops.
+        start_timeout: Seconds that it may take to start, or that another process may be at it.
 
     Raises:
         LocalHubError: It cannot start; the message tells what to do.
     """
-    with _starting(state):
+    with _starting(state, start_timeout + _MOMENT):
         if (found := _find_patiently(state)) is not None:
             return found
-        _launch(state, idle_timeout)
+        pid = _launch(state, idle_timeout)
+        _wait_until_ready(state, pid, start_timeout)
         found = find(state)
     if found is None:
         raise LocalHubError(f"The local hub started and does not answer. Its log: {state.log_file}")
     return found
 
 
-def find(state: StateDir) -> RunningHub | None:
-    """Return the hub that runs with this folder, or None when there is none that answers."""
+def find(state: StateDir, *, timeout: float = _ANSWER_TIMEOUT) -> RunningHub | None:
+    """Return the hub that runs with this folder, or None when none answers in `timeout` seconds."""
     if not _is_locked(state):
         return None
     try:
-        about = request(state, "GET", "/$localhub/status")
+        about = request(state, "GET", "/$localhub/status", timeout=timeout)
     except (LocalHubError, OSError):
         return None
     return RunningHub(
@@ -145,8 +157,8 @@ def reset(state: StateDir) -> None:
         write_json(state.config_file, place)
 
 
-def request(state: StateDir, method: str, path: str) -> Json:
-    """Send an authenticated request to the hub's own routes.
+def request(state: StateDir, method: str, path: str, *, timeout: float = _ANSWER_TIMEOUT) -> Json:
+    """Send an authenticated request to the hub's own routes; `timeout` is in seconds.
 
     Raises:
         LocalHubError: The hub refuses it, or answers with something else than JSON.
@@ -156,7 +168,7 @@ def request(state: StateDir, method: str, path: str) -> Json:
     host = parts["HostName"]
     token = make_token(host, parts["SharedAccessKey"], int(time.time()) + 60, OWNER_POLICY)
     connection = http.client.HTTPSConnection(
-        host, timeout=5, context=tls.client_context(state.ca_file)
+        host, timeout=timeout, context=tls.client_context(state.ca_file)
     )
     try:
         connection.request(method, path, headers={"Authorization": token})
@@ -173,9 +185,9 @@ def request(state: StateDir, method: str, path: str) -> Json:
 
 
 @contextmanager
-def _starting(state: StateDir) -> Iterator[None]:
+def _starting(state: StateDir, timeout: float = _START_TIMEOUT + _STOP_TIMEOUT) -> Iterator[None]:
     state.prepare()
-    lock = FileLock(state.start_lock, timeout=_START_TIMEOUT + _STOP_TIMEOUT, mode=0o600)
+    lock = FileLock(state.start_lock, timeout=timeout, mode=0o600)
     try:
         lock.acquire()
     except Timeout as error:
@@ -203,7 +215,7 @@ def _is_locked(state: StateDir) -> bool:
     return False
 
 
-def _launch(state: StateDir, idle_timeout: float) -> None:
+def _launch(state: StateDir, idle_timeout: float) -> int:
     state.failure_file.unlink(missing_ok=True)
     state.running_file.unlink(missing_ok=True)
     hub = [sys.executable, "-m", "fwupdate_helpers.localhub", "run", "--background"]
@@ -219,7 +231,7 @@ def _launch(state: StateDir, idle_timeout: float) -> None:
     )
     if launched.returncode != 0:
         raise LocalHubError(f"The local hub's process cannot start: {launched.stderr.strip()}")
-    _wait_until_ready(state, int(launched.stdout))
+    return int(launched.stdout)
 
 
 def _hub_environment() -> dict[str, str]:
@@ -231,8 +243,8 @@ def _hub_environment() -> dict[str, str]:
     return environment
 
 
-def _wait_until_ready(state: StateDir, pid: int) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT
+def _wait_until_ready(state: StateDir, pid: int, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         alive = _is_alive(pid)
         # Its pid is not compared: in a Windows venv, python.exe starts the real one.
@@ -244,7 +256,7 @@ def _wait_until_ready(state: StateDir, pid: int) -> None:
             raise LocalHubError(f"The local hub ended while it started: {_last_words(state)}")
         time.sleep(_POLL)
     raise LocalHubError(
-        f"The local hub was not ready after {_START_TIMEOUT:.0f} s. Its log: {state.log_file}"
+        f"The local hub was not ready after {timeout:.0f} s. Its log: {state.log_file}"
     )
 
 
@@ -298,10 +310,11 @@ def _lets_go(state: StateDir, seconds: float) -> bool:
 
 
 def _unreachable(state: StateDir) -> LocalHubError:
-    pid = (read_json(state.running_file) or {}).get("pid", "see hub.json")
-    return LocalHubError(
-        f"A local hub holds {state.path} and does not answer. End its process ({pid}) by hand, "
-        "then try again."
+    pid = (read_json(state.running_file) or {}).get("pid")
+    return HubSilent(
+        f"A local hub holds {state.path} and does not answer.",
+        f"End its process ({pid or 'see hub.json'}) by hand, then try again.",
+        pid=pid,
     )
 
 

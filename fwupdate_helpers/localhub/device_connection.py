@@ -68,7 +68,9 @@ class DeviceConnection(asyncio.Protocol):
         self._silence_allowed = CONNECT_TIMEOUT
         self._heard_at = time.monotonic()
         self._timers: list[asyncio.TimerHandle] = []
+        self._is_open = False  # from CONNACK to the end
         self._has_will = False
+        self.trace = endpoint.new_trace()
 
     # -- asyncio.Protocol ---------------------------------------------------------------------
 
@@ -110,6 +112,8 @@ class DeviceConnection(asyncio.Protocol):
             timer.cancel()
         if self._has_will and self.session is not None:
             self._store.count_telemetry(self.device_id)
+        if self._is_open:
+            self._ended("the connection was lost", from_device=True)
         self._endpoint.closed(self)
 
     # -- writing and ending -------------------------------------------------------------------
@@ -124,8 +128,14 @@ class DeviceConnection(asyncio.Protocol):
         transport, self._transport = self._transport, None
         if transport is not None:
             logger.info("device %r: connection ends: %s", self.device_id, reason)
+            self._ended(reason, from_device=False)
             transport.close()
             self._endpoint.closed(self)
+
+    def _ended(self, reason: str, *, from_device: bool) -> None:
+        if self._is_open:
+            self.trace.packet("CLOSE", from_device=from_device, reason=reason)
+        self._is_open = False
 
     def _check_silence(self) -> None:
         silence = time.monotonic() - self._heard_at
@@ -146,6 +156,7 @@ class DeviceConnection(asyncio.Protocol):
             self._on_publish(packet)
         elif isinstance(packet, PubackPacket):
             self.session.unacknowledged.pop(packet.packet_id, None)
+            self.trace.acknowledged_by_device(packet.packet_id)
         elif isinstance(packet, SubscribePacket):
             self._on_subscribe(packet, self.session)
         elif isinstance(packet, UnsubscribePacket):
@@ -154,6 +165,8 @@ class DeviceConnection(asyncio.Protocol):
             self.write(packets.pingresp())
         elif isinstance(packet, DisconnectPacket):
             self._has_will = False
+            self.trace.packet("DISCONNECT", from_device=True)
+            self._is_open = False
             self.close("the client disconnected")
 
     def _on_connect(self, packet: ConnectPacket) -> None:
@@ -162,12 +175,14 @@ class DeviceConnection(asyncio.Protocol):
         header, payload = packet.variable_header, packet.payload
         if header is None or payload is None:
             raise ProtocolViolation("a CONNECT without a payload")
-        self.device_id = payload.client_id or ""
+        self.device_id = self.trace.device_id = payload.client_id or ""
+        self.trace.packet("CONNECT", from_device=True)
         try:
             expiry = self._endpoint.authenticator.check_device(
                 self.device_id, payload.username, payload.password
             )
         except ConnectionRefused as error:
+            self.trace.packet("CONNACK", from_device=False, status=error.return_code)
             self.write(packets.connack(error.return_code))
             self.close(f"refused: {error}")
             return
@@ -188,9 +203,12 @@ class DeviceConnection(asyncio.Protocol):
             self._loop.call_later(min(left, 10**8), self.close, "the token has expired")
         )
         logger.info("device %r: connected", self.device_id)
+        self._is_open = True
+        self.trace.packet("CONNACK", from_device=False, status=0)
         self.write(packets.connack(0, session_present=present))
         if self.session is not None:
             for packet_id, (topic, content) in self.session.unacknowledged.items():
+                self.trace.sent(topic, content, packet_id=packet_id)
                 self.write(packets.publish(topic, content, packet_id=packet_id, dup=True))
 
     def _on_subscribe(self, packet: SubscribePacket, session: Session) -> None:
@@ -205,13 +223,16 @@ class DeviceConnection(asyncio.Protocol):
             granted.append(min(qos, 1) if topic in known else _REFUSED)
             if topic in known:
                 session.subscriptions[topic] = min(qos, 1)
+            self.trace.packet("SUBSCRIBE", topic, from_device=True)
         self._keep_session(session)
+        self.trace.packet("SUBACK", from_device=False)
         self.write(packets.suback(packet.variable_header.packet_id, granted))  # type: ignore[union-attr]
         session.refresh()
 
     def _on_unsubscribe(self, packet: UnsubscribePacket, session: Session) -> None:
         for topic in packet.payload.topics if packet.payload else []:
             session.subscriptions.pop(topic, None)
+            self.trace.packet("UNSUBSCRIBE", topic, from_device=True)
         self._keep_session(session)
         session.refresh()
         self.write(packets.unsuback(packet.variable_header.packet_id))  # type: ignore[union-attr]
@@ -223,6 +244,7 @@ class DeviceConnection(asyncio.Protocol):
     def _on_publish(self, packet: PublishPacket) -> None:
         topic, payload = packet.topic_name or "", packet.data or b""
         path, _, query = topic.partition("?")
+        number = self.trace.received(topic, payload)
         if path == _TWIN_GET:
             self._on_twin_get(_read_query(query))
         elif path == _TWIN_PATCH:
@@ -235,6 +257,7 @@ class DeviceConnection(asyncio.Protocol):
         if packet.qos and packet.packet_id:
             # After the reply: a twin request that is acknowledged and never answered would hang
             # the SDK's call for ever, because only unacknowledged requests are sent again.
+            self.trace.acknowledged_by_hub(number)
             self.write(packets.puback(packet.packet_id))
 
     def _check_events_topic(self, topic: str) -> None:
@@ -267,6 +290,7 @@ class DeviceConnection(asyncio.Protocol):
         if len(request_id) > MAX_REQUEST_ID:
             raise ProtocolViolation("a request id that is too long to send back")
         topic = f"{TWIN_REPLY_TOPIC}{status}/?$rid={request_id}{suffix}"
+        self.trace.sent(topic, body.encode())
         self.write(packets.publish(topic, body.encode()))
 
     def _on_method_answer(self, path: str, query: dict[str, str], payload: bytes) -> None:

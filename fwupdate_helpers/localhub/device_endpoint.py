@@ -22,7 +22,9 @@ from fwupdate_helpers.localhub.device_connection import (
 )
 from fwupdate_helpers.localhub.jsontext import dumps
 from fwupdate_helpers.localhub.methods import DirectMethods
+from fwupdate_helpers.localhub.mqtt_trace import MqttTrace
 from fwupdate_helpers.localhub.store import Store
+from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 Json = dict[str, Any]
 
@@ -71,6 +73,7 @@ class DeviceEndpoint:
         authenticator: Authenticator,
         methods: DirectMethods,
         clock: Callable[[], datetime],
+        trace: WireTrace,
     ) -> None:
         self.store = store
         self.authenticator = authenticator
@@ -81,10 +84,15 @@ class DeviceEndpoint:
             for device_id, subscriptions in store.sessions().items()
         }
         self._connections: set[DeviceConnection] = set()
+        self._trace = trace
 
     def new_connection(self) -> DeviceConnection:
         """Return the protocol object for a socket that was just accepted."""
         return DeviceConnection(self)
+
+    def new_trace(self) -> MqttTrace:
+        """Return what tells the wire trace of one connection."""
+        return MqttTrace(self._trace)
 
     @property
     def connected_count(self) -> int:
@@ -123,6 +131,7 @@ class DeviceEndpoint:
         packet_id = session.next_packet_id() if qos else None
         if packet_id is not None:
             session.unacknowledged[packet_id] = (topic, payload)
+        session.connection.trace.sent(topic, payload, packet_id=packet_id)
         session.connection.write(packets.publish(topic, payload, packet_id=packet_id))
 
     def send_method(self, device_id: str, name: str, request_id: str, payload: bytes) -> bool:
@@ -131,6 +140,7 @@ class DeviceEndpoint:
         if session is None or session.connection is None or not session.takes_methods.is_set():
             return False
         topic = f"{METHODS_TOPIC}{name}/?$rid={request_id}"
+        session.connection.trace.sent(topic, payload)
         session.connection.write(packets.publish(topic, payload))
         return True
 

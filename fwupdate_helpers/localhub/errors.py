@@ -6,6 +6,7 @@ Names and numbers: Microsoft's "Understand and resolve Azure IoT Hub errors"
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 ARGUMENT_INVALID: Final = 400004
@@ -61,4 +62,51 @@ class HubError(Exception):
 
 
 class LocalHubError(Exception):
-    """The local hub cannot start, be reached or be stopped; the message tells what to do."""
+    """The local hub cannot start, be reached or be stopped; the message tells what to do.
+
+    Attributes:
+        happened: The part of the message that says what happened.
+        fix: The part that says what to do, where the two were given apart.
+    """
+
+    def __init__(self, happened: str, fix: str = "") -> None:
+        self.happened = happened
+        self.fix = fix
+        super().__init__(f"{happened} {fix}".strip())
+
+
+class PortTaken(LocalHubError):
+    """Another program listens on a port that the hub needs.
+
+    Attributes:
+        port: The port.
+        owner: The process that listens there, where the system tells it to this user.
+    """
+
+    def __init__(self, happened: str, fix: str, *, port: int, owner: PortOwner | None) -> None:
+        self.port = port
+        self.owner = owner
+        super().__init__(happened, fix)
+
+
+class HubSilent(LocalHubError):
+    """A hub holds its folder and does not answer.
+
+    Attributes:
+        pid: Its process id, where its folder tells it.
+    """
+
+    def __init__(self, happened: str, fix: str, *, pid: int | None) -> None:
+        self.pid = pid
+        super().__init__(happened, fix)
+
+
+@dataclass(frozen=True)
+class PortOwner:
+    """A process that listens on a port."""
+
+    name: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"{self.name} (process {self.pid})"

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.errors import LocalHubError, PortOwner, PortTaken
 
 DEVICE_PORT: Final = 8883
 """MQTT over TLS. azure-iot-device knows no other port."""
@@ -79,7 +79,7 @@ def bind(
     Raises:
         LocalHubError: Nothing is free; the message names the port, who has it, and the fix.
     """
-    device = _bind_device(address, known_address)
+    device = bind_device(address, known_address)
     chosen = str(device.getsockname()[0])
     try:
         service = _bind_service(chosen, service_port, known_port)
@@ -89,7 +89,8 @@ def bind(
     return Listeners(chosen, device, service)
 
 
-def _bind_device(address: str | None, known: str | None) -> socket.socket:
+def bind_device(address: str | None = None, known: str | None = None) -> socket.socket:
+    """Bind the device port alone; arguments and errors as those of `bind`."""
     if address is not None:
         candidates = [check_loopback(address)]
     else:
@@ -100,7 +101,7 @@ def _bind_device(address: str | None, known: str | None) -> socket.socket:
         listener = _try_bind(candidate, DEVICE_PORT)
         if listener is not None:
             return listener
-    raise LocalHubError(_taken(DEVICE_PORT, candidates))
+    raise _taken(DEVICE_PORT, candidates)
 
 
 def _bind_service(address: str, port: int | None, known: int | None) -> socket.socket:
@@ -117,10 +118,10 @@ def _bind_service(address: str, port: int | None, known: int | None) -> socket.s
             return listener
     if port is None:
         raise LocalHubError(
-            f"No service port from {candidates[0]} to {candidates[-1]} is free on {address}. "
-            "Close the programs that hold them, or give one with --service-port."
+            f"No service port from {candidates[0]} to {candidates[-1]} is free on {address}.",
+            "Close the programs that hold them, or give one with --service-port.",
         )
-    raise LocalHubError(_taken(port, [address]))
+    raise _taken(port, [address])
 
 
 def _try_bind(address: str, port: int) -> socket.socket | None:
@@ -151,7 +152,7 @@ def _try_bind(address: str, port: int) -> socket.socket | None:
         raise
 
 
-def _taken(port: int, addresses: list[str]) -> str:
+def _taken(port: int, addresses: list[str]) -> PortTaken:
     where = addresses[0] if len(addresses) == 1 else "every loopback address"
     owner = port_owner(port, addresses)
     held = f"{owner} holds it" if owner else "its owner is not visible to this user"
@@ -161,10 +162,10 @@ def _taken(port: int, addresses: list[str]) -> str:
     )
     if len(addresses) == 1 and sys.platform != "darwin":
         fix += " Or give another loopback address with --host."
-    return f"Port {port} is taken on {where}; {held}. {fix}"
+    return PortTaken(f"Port {port} is taken on {where}; {held}.", fix, port=port, owner=owner)
 
 
-def port_owner(port: int, addresses: list[str]) -> str | None:
+def port_owner(port: int, addresses: list[str]) -> PortOwner | None:
     """Name a process that listens there, where the system tells it to this user."""
     import psutil
 
@@ -173,7 +174,7 @@ def port_owner(port: int, addresses: list[str]) -> str | None:
         for connection in psutil.net_connections(kind="tcp"):
             listens = connection.status == psutil.CONN_LISTEN and connection.laddr in places
             if listens and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+                return PortOwner(psutil.Process(connection.pid).name(), connection.pid)
     except (psutil.Error, OSError):
         return None
     return None

@@ -26,6 +26,7 @@ from fwupdate_helpers.localhub.methods import DirectMethods
 from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
 from fwupdate_helpers.localhub.store import Store
+from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def run(
     address: str | None = None,
     service_port: int | None = None,
     idle_timeout: float | None = None,
+    trace: bool = True,
     on_ready: Callable[[Json], None] = lambda ready: None,
 ) -> None:
     """Run a hub until it is told to stop.
@@ -50,6 +52,7 @@ def run(
         address: The loopback address; None takes that of the last run or a free one.
         service_port: The service port; None takes that of the last run or a free one.
         idle_timeout: Stop so many seconds after the last use; None never does.
+        trace: Whether the last messages are kept for ``GET /$localhub/trace``.
         on_ready: Called with address, ports and files when the hub answers.
 
     Raises:
@@ -66,14 +69,16 @@ def run(
             "'python -m fwupdate_helpers.localhub stop', or give another --state-dir."
         ) from None
     try:
-        asyncio.run(_LocalHub(state, idle_timeout).run(address, service_port, on_ready))
+        hub = _LocalHub(state, idle_timeout, WireTrace(_utc_now, on=trace))
+        asyncio.run(hub.run(address, service_port, on_ready))
     finally:
         lock.release()
 
 
 class _LocalHub:
-    def __init__(self, state: StateDir, idle_timeout: float | None) -> None:
+    def __init__(self, state: StateDir, idle_timeout: float | None, trace: WireTrace) -> None:
         self._state = state
+        self._trace = trace
         self._idle_timeout = idle_timeout
         self._last_use = time.monotonic()
         self._stopping = asyncio.Event()
@@ -122,13 +127,14 @@ class _LocalHub:
             clock=_utc_now,
         )
         methods = DirectMethods()
-        devices = DeviceEndpoint(store, authenticator, methods, _utc_now)
+        devices = DeviceEndpoint(store, authenticator, methods, _utc_now, self._trace)
         services = ServiceEndpoint(
             store,
             devices,
             methods,
             images,
             authenticator,
+            trace=self._trace,
             about=lambda: self._about(devices, store),
             stop=self._stopping.set,
             used=self._note_use,

@@ -35,18 +35,21 @@ from fwupdate_helpers.localhub.errors import (
     ROUTE_NOT_FOUND,
     HubError,
 )
+from fwupdate_helpers.localhub.http_trace import OWN_ROUTES, HttpTrace
 from fwupdate_helpers.localhub.identities import identity_fields, identity_json, twin_json
 from fwupdate_helpers.localhub.image_endpoint import ImageEndpoint
 from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
 from fwupdate_helpers.localhub.store import Store
+from fwupdate_helpers.localhub.trace_route import TraceRoute
 from fwupdate_helpers.localhub.twins import (
     Twin,
     desired_patch,
     patch_by_service,
     replace_by_service,
 )
+from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 Json = dict[str, Any]
 _DEVICE_ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
@@ -81,6 +84,7 @@ class ServiceEndpoint:
     """The REST API over a store, the published images and the device endpoint.
 
     Args:
+        trace: Where requests and answers are noted.
         about: Returns what ``GET /$localhub/status`` answers.
         stop: Called by ``POST /$localhub/stop``.
         used: Called on every authenticated request.
@@ -94,6 +98,7 @@ class ServiceEndpoint:
         images: ImageStore,
         authenticator: Authenticator,
         *,
+        trace: WireTrace,
         about: Callable[[], Json],
         stop: Callable[[], None],
         used: Callable[[], None],
@@ -103,13 +108,15 @@ class ServiceEndpoint:
         self._methods = methods
         self._images = ImageEndpoint(images, used=used)
         self._authenticator = authenticator
+        self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
         self._about = about
         self._stop = stop
         self._used = used
 
     def application(self) -> web.Application:
         """Return the aiohttp application with all routes."""
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[errors_as_json])
+        middlewares = [self._trace.middleware, errors_as_json]
+        app = web.Application(client_max_size=MAX_BODY, middlewares=middlewares)
         route = app.router.add_route
         route("GET", "/devices", self._guarded(REGISTRY_READ, self._list_devices))
         route("GET", "/devices/{id}", self._guarded(REGISTRY_READ, self._get_device))
@@ -121,6 +128,7 @@ class ServiceEndpoint:
         route("POST", "/twins/{id}/methods", self._guarded(SERVICE_CONNECT, self._invoke_method))
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
+        self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
         for method, path, name in NOT_BUILT:
             route(method, path, self._guarded(SERVICE_CONNECT, _not_built(name)))
@@ -133,9 +141,10 @@ class ServiceEndpoint:
                 request.headers.get("Authorization"), request.path, permission
             )
             self._used()
-            own_route = request.path.startswith("/$localhub/")
+            own_route = request.path.startswith(OWN_ROUTES)
             if not own_route and not request.query.get("api-version"):
                 raise HubError(INVALID_PROTOCOL_VERSION, "The query lacks 'api-version'.")
+            await self._trace.authenticated(request)
             return await handler(request)
 
         return guarded

@@ -82,23 +82,24 @@ class StateDir:
             probe.unlink()
         except OSError as error:
             raise LocalHubError(
-                f"The local hub cannot write its folder {self.path}: {error.strerror or error}. "
-                f"Set the variable {STATE_DIR_VARIABLE} to a folder that you can write."
+                f"The local hub cannot write its folder {self.path}: {error.strerror or error}.",
+                f"Set the variable {STATE_DIR_VARIABLE} to a folder that you can write.",
             ) from error
 
     def _make_private(self) -> None:
         details = self.path.stat()
         if details.st_uid != os.getuid() or details.st_mode & stat.S_ISVTX:
             raise LocalHubError(
-                f"The folder {self.path} belongs to another user, or all users share it. "
-                f"Set the variable {STATE_DIR_VARIABLE} to a folder of your own."
+                f"The folder {self.path} belongs to another user, or all users share it.",
+                f"Set the variable {STATE_DIR_VARIABLE} to a folder of your own.",
             )
         if stat.S_IMODE(details.st_mode) == 0o700:
             return
         if not self.was_used and any(self.path.iterdir()):
             raise LocalHubError(
                 f"The folder {self.path} holds other files, and the local hub would have to close "
-                "it to everybody but you. Give it an empty folder or one that is not there yet."
+                "it to everybody but you.",
+                "Give it an empty folder or one that is not there yet.",
             )
         self.path.chmod(0o700)
 

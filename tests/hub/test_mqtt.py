@@ -19,6 +19,7 @@ from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.methods import DirectMethods
 from fwupdate_helpers.localhub.sas import new_key
 from fwupdate_helpers.localhub.store import Store
+from fwupdate_helpers.localhub.wiretrace import WireTrace
 from tests.raw_mqtt import DESIRED, PINGREQ, OpenDevice, connect, packet, publish, subscribe
 from tests.rest import call, change_desired, twin_path
 from tests.support import HubProcess
@@ -69,7 +70,7 @@ async def _seconds_until_hung_up(folder: Path, chatter: bytes) -> float:
 
     store = Store(folder / "hub.db", clock)
     authenticator = Authenticator({}, host_names=frozenset(), store=store, clock=clock)
-    endpoint = DeviceEndpoint(store, authenticator, DirectMethods(), clock)
+    endpoint = DeviceEndpoint(store, authenticator, DirectMethods(), clock, WireTrace(clock))
     loop = asyncio.get_running_loop()
     server = await loop.create_server(endpoint.new_connection, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
 
 import psutil
 import pytest
@@ -20,11 +18,12 @@ from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
 from tests.support import (
     CAP_NET_BIND_SERVICE,
+    OWN_LOOPBACK,
     HubProcess,
     free_loopback_address,
     has_capability,
     localhub,
-    missing_tool,
+    own_network,
 )
 
 
@@ -90,9 +89,7 @@ def test_the_owner_of_a_port_is_that_of_the_address(hub_process: HubProcess) -> 
 
 
 ALL_TAKEN = """
-import fcntl, socket, struct, subprocess, sys
-lo = struct.pack("16sH14s", b"lo", 0x1 | 0x40, bytes(14))  # IFF_UP, IFF_RUNNING
-fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8914, lo)  # SIOCSIFFLAGS
+import subprocess, sys
 hub = [sys.executable, "-m", "fwupdate_helpers.localhub"]
 with socket.create_server(("127.0.0.1", 8883)):
     subprocess.run([*hub, "start", "--state-dir", sys.argv[1] + "/one"])
@@ -106,9 +103,8 @@ def test_8883_taken_everywhere_is_an_error_with_the_port_the_owner_and_the_fix(
     tmp_path: Path,
 ) -> None:
     # In a network of its own, because the other tests' hubs listen on port 8883 here.
-    own_network = _own_network()
     ran = subprocess.run(
-        [*own_network, sys.executable, "-c", ALL_TAKEN, str(tmp_path)],
+        [*own_network(), sys.executable, "-c", OWN_LOOPBACK + ALL_TAKEN, str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -119,19 +115,6 @@ def test_8883_taken_everywhere_is_an_error_with_the_port_the_owner_and_the_fix(
     assert "Port 8883 is taken on every loopback address" in ran.stderr
     assert f"{psutil.Process().name()} (process " in ran.stderr
     assert "Stop that program" in ran.stderr
-
-
-def _own_network() -> list[str]:
-    for options in ("-n", "-rn"):
-        command = ["unshare", options]
-        if shutil.which("unshare") and not subprocess.call([*command, "true"], stderr=-3):
-            return command
-    return _no_own_network()
-
-
-def _no_own_network() -> NoReturn:
-    missing_tool("no network namespace can be made here (unshare -rn)")
-    raise AssertionError
 
 
 def test_the_next_service_port_is_taken_when_8443_is_taken(tmp_path: Path) -> None:

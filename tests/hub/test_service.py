@@ -14,6 +14,7 @@ from fwupdate_helpers.errors import (
     UpdateTimeout,
 )
 from fwupdate_helpers.localhub.sas import new_key
+from fwupdate_helpers.retries import RetryPolicy
 from fwupdate_helpers.service import invoke_firmware_update, wait_for_update
 from tests.support import HubProcess, device_connection_string
 
@@ -37,7 +38,12 @@ def test_a_device_that_does_not_answer_is_a_timeout(
     try:
         client.on_method_request_received = lambda request: None
         with pytest.raises(UpdateTimeout, match="look at its twin"):
-            invoke_firmware_update(hub_process.registry(), device_id, response_timeout=5)
+            invoke_firmware_update(
+                hub_process.registry(),
+                device_id,
+                response_timeout=5,
+                policy=RetryPolicy(settle_seconds=0),
+            )
         with pytest.raises(UpdateTimeout, match="did not end in the time"):
             wait_for_update(hub_process.registry(), device_id, "u1", timeout=0.2, interval=0.05)
     finally:

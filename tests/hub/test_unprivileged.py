@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support import CAP_DAC_OVERRIDE, CAP_NET_BIND_SERVICE, has_capability, missing_tool
+from tests.support import CAP_DAC_OVERRIDE, without_rights
 
 HERE = Path(__file__).parent
 RELEVANT = (
@@ -26,18 +25,13 @@ RELEVANT = (
     "test_background.py::test_the_hub_has_no_stream_descriptor_or_parent_of_its_starter_and_outlives_it",
 )
 """What rights may matter to; all of the three files pass too, and take three times as long."""
-DROPPED = "-net_bind_service,-dac_override,-dac_read_search"
-"""What root may do and others may not: for setpriv, which takes it from the bounding set."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
 @pytest.mark.timeout(300)
 def test_the_process_tests_pass_without_the_rights_of_root() -> None:
-    if not (has_capability(CAP_DAC_OVERRIDE) or has_capability(CAP_NET_BIND_SERVICE)):
+    if not (drop := without_rights()):
         return  # those tests have just run without
-    if shutil.which("setpriv") is None:
-        missing_tool("setpriv is not installed (Debian's package util-linux)")
-    drop = ["setpriv", f"--bounding-set={DROPPED}", f"--inh-caps={DROPPED}"]
     check = f"from tests.support import *; assert not has_capability({CAP_DAC_OVERRIDE})"
     subprocess.run([*drop, sys.executable, "-c", check], cwd=HERE.parents[1], check=True)
 

@@ -17,25 +17,23 @@ from nbformat import NotebookNode
 
 from fwupdate_helpers.localhub.config import load_config
 from fwupdate_helpers.localhub.statedir import StateDir
+from tests.notebook_runs import (
+    FOLDER,
+    check_no_errors,
+    client_for,
+    code_ids,
+    run,
+    start_kernel,
+    text_of,
+)
+from tests.notebook_runs import load as load_notebook
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "02_firmware_update.ipynb"
-STAGE_SECONDS = re.compile(r"stage_seconds = [0-9.]+")
+NOTEBOOK = FOLDER / "02_firmware_update.ipynb"
 
 
 def load(stage_seconds: float | None = 0.4) -> NotebookNode:
     """Read the notebook, with another value in its parameters cell."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    (parameters,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-    if stage_seconds is not None:
-        text, count = STAGE_SECONDS.subn(f"stage_seconds = {stage_seconds}", parameters.source)
-        assert count == 1
-        parameters.source = text
-    return notebook
-
-
-def client_for(notebook: NotebookNode) -> NotebookClient:
-    resources = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    return NotebookClient(notebook, timeout=90, kernel_name="python3", resources=resources)
+    return load_notebook(NOTEBOOK, stage_seconds)
 
 
 @pytest.fixture
@@ -44,40 +42,12 @@ def kernel() -> Iterator[Callable[[NotebookNode], NotebookClient]]:
     clients: list[NotebookClient] = []
 
     def start(notebook: NotebookNode) -> NotebookClient:
-        client = client_for(notebook)
-        client.create_kernel_manager()
-        client.start_new_kernel()
-        client.start_new_kernel_client()
-        clients.append(client)
-        return client
+        clients.append(start_kernel(notebook))
+        return clients[-1]
 
     yield start
     for client in clients:
         client._cleanup_kernel()
-
-
-def run(client: NotebookClient, cell_id: str) -> NotebookNode:
-    """Run one cell by its id; return it with its outputs."""
-    index = next(i for i, cell in enumerate(client.nb.cells) if cell.id == cell_id)
-    cell: NotebookNode = client.execute_cell(client.nb.cells[index], index)
-    return cell
-
-
-def code_ids(notebook: NotebookNode) -> list[str]:
-    return [cell.id for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def text_of(cell: NotebookNode) -> str:
-    """Return all that a cell shows as text."""
-    # One print may arrive in pieces, so the pieces are joined without a line's end.
-    parts = ["".join(output.get("text", "") for output in cell.outputs)]
-    for output in cell.outputs:
-        parts.append(output.get("evalue", ""))
-        data = output.get("data", {})
-        parts += [
-            data[kind] for kind in ("text/plain", "text/markdown", "text/html") if kind in data
-        ]
-    return "\n".join(parts)
 
 
 def check_the_story(notebook: NotebookNode) -> None:
@@ -139,12 +109,6 @@ def check_the_resume(cut: NotebookNode, resumed: NotebookNode) -> None:
 def check_figure(cell: NotebookNode) -> None:
     png = cell.outputs[0].data["image/png"]
     assert base64.b64decode(png).startswith(b"\x89PNG")
-
-
-def check_no_errors(notebook: NotebookNode) -> None:
-    for each in notebook.cells:
-        for output in each.get("outputs", []):
-            assert output.output_type != "error" and output.get("name") != "stderr", output
 
 
 def check_no_secret(notebook: NotebookNode, state_dir: Path) -> None:
@@ -242,15 +206,6 @@ def test_all_cells_run_twice_in_one_kernel(kernel: Callable[..., NotebookClient]
         check_the_images(client.nb)
 
 
-def test_every_cell_runs_twice_in_a_row(kernel: Callable[..., NotebookClient]) -> None:
-    client = kernel(load(0.3))
-    for cell_id in code_ids(client.nb):
-        run(client, cell_id)
-        if cell_id == "invoke":
-            run(client, "follow")  # the second run would meet the update of the first one
-        run(client, cell_id)
-
-
 def test_it_runs_again_after_a_kernel_that_was_killed_in_the_middle(
     kernel: Callable[..., NotebookClient],
 ) -> None:
@@ -264,33 +219,6 @@ def test_it_runs_again_after_a_kernel_that_was_killed_in_the_middle(
     second = first_half(load())
     client_for(second).execute()
     check_the_story(second)
-
-
-@pytest.mark.parametrize(
-    ("cell_id", "step"),
-    [
-        ("connect", 2),
-        ("read-twin", 2),
-        ("on-method", 4),
-        ("invoke", 2),
-        ("watch", 9),
-        ("build", 11),
-        ("board", 12),
-        ("invoke-image", 14),
-        ("watch-bad", 14),
-        ("resume", 13),
-    ],
-)
-def test_a_cell_run_too_early_says_which_step_comes_first(
-    kernel: Callable[..., NotebookClient], cell_id: str, step: int
-) -> None:
-    client = kernel(load())
-    run(client, "set-up")
-    with pytest.raises(CellExecutionError) as caught:
-        run(client, cell_id)
-    shown = text_of(next(cell for cell in client.nb.cells if cell.id == cell_id))
-    assert f"Run step {step} first." in shown
-    assert "Traceback" not in str(caught.value.traceback)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,13 @@ from typing import Any
 
 import pytest
 
+from fwupdate_helpers.exercises import known_ids
+
 Cell = dict[str, Any]
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.rglob("*.ipynb"))
+SOLUTIONS = FOLDER / "solutions"
+EXERCISE_CELL = r"exercise-\d\d-[a-z]"
 SECRET = re.compile(r"SharedAccessKey=[A-Za-z0-9+/]{16,}|sig=[A-Za-z0-9%+/]{16,}")
 
 
@@ -103,46 +107,52 @@ def test_no_shell_mark_no_star_import_and_no_input(notebook: Path) -> None:
 
 
 @every_notebook
-def test_the_set_up_cell_names_the_step_of_every_name_that_a_later_cell_needs(
+def test_the_set_up_cell_names_the_notebook_whose_steps_it_explains(notebook: Path) -> None:
+    assert f'name_steps("{notebook.name}")' in source(cells(notebook, "code")[0])
+
+
+@every_notebook
+def test_the_exercise_minutes_add_up(notebook: Path) -> None:
+    text = "\n".join(source(cell) for cell in cells(notebook, "markdown"))
+    minutes = re.findall(r"^### Exercise \d\d-[a-z] · (\d+) min · .+$", text, re.MULTILINE)
+    assert 2 <= len(minutes) <= 3
+    number = {2: "two", 3: "three"}[len(minutes)]
+    told = f"and {sum(map(int, minutes))} more for {number} exercises"
+    assert told in text
+
+
+@every_notebook
+def test_an_exercise_has_a_goal_two_folded_hints_a_stub_a_check_and_a_solution(
     notebook: Path,
 ) -> None:
-    told = {}
-    for node in ast.walk(ast.parse(source(cells(notebook, "code")[0]))):
-        if isinstance(node, ast.Dict):
-            for step, names in ast.literal_eval(node).items():
-                told |= dict.fromkeys(names.split(), step)
-    assert told == names_from_earlier_steps(notebook)
+    cell = {cell["id"]: source(cell) for cell in cells(notebook)}
+    found = [name.removeprefix("exercise-") for name in cell if re.fullmatch(EXERCISE_CELL, name)]
+    assert found == exercises_of(notebook)
+    for exercise in found:
+        goal, stub = cell[f"exercise-{exercise}-text"], cell[f"exercise-{exercise}"]
+        assert goal.startswith(f"### Exercise {exercise} · ")
+        assert re.findall(r"<summary>(.+?)</summary>", goal) == ["Hint 1", "Hint 2"]
+        assert "..." in stub and "# TODO: " in stub
+        assert cell[f"check-{exercise}"] == f'check("{exercise}")'
+        solution = (SOLUTIONS / f"{exercise}.py").read_text(encoding="utf-8")
+        more = len(solution.splitlines()) - len(stub.splitlines())
+        assert "TODO" not in solution and more <= 5
 
 
-def names_from_earlier_steps(notebook: Path) -> dict[str, int]:
-    """For each name that a cell reads and another one defines, the step that defines it."""
-    step, home, needed = 0, {}, {}
-    for cell in cells(notebook):
-        if cell["cell_type"] == "markdown":
-            heading = re.search(r"^## Step (\d+)", source(cell), re.MULTILINE)
-            step = int(heading.group(1)) if heading else step
-            continue
-        tree = ast.parse(source(cell))
-        own = set(top_level_names(tree))
-        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-        read = {node.id for node in nodes if isinstance(node.ctx, ast.Load)} - own
-        needed |= {name: home[name] for name in read & home.keys()}
-        for name in own:
-            home.setdefault(name, step)
-    return {name: step for name, step in needed.items() if step > 1}
+def test_no_solution_and_no_check_is_left_without_a_notebook() -> None:
+    wanted = [exercise for notebook in NOTEBOOKS for exercise in exercises_of(notebook)]
+    assert wanted == known_ids() == sorted(path.stem for path in SOLUTIONS.glob("*.py"))
 
 
-def top_level_names(tree: ast.Module) -> list[str]:
-    names = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.append(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names += [alias.asname or alias.name for alias in node.names]
-        else:
-            inner = [inner for inner in ast.walk(node) if isinstance(inner, ast.Name)]
-            names += [name.id for name in inner if isinstance(name.ctx, ast.Store)]
-    return names
+def exercises_of(notebook: Path) -> list[str]:
+    return [one for one in known_ids() if one.startswith(notebook.stem[:2])]
+
+
+@every_notebook
+def test_a_link_leads_on_to_the_next_notebook(notebook: Path) -> None:
+    later = [other for other in NOTEBOOKS if other.name > notebook.name]
+    last = source(cells(notebook)[-1])
+    assert not later or (f"[Continue to {later[0].stem[:2]} · " in last and later[0].name in last)
 
 
 @every_notebook

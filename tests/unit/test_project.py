@@ -32,7 +32,18 @@ MARKERS = {
     "windows": {"sys_platform": "win32", "os_name": "nt", "platform_system": "Windows"},
 }
 SERIES = ["3.10", "3.11", "3.12", "3.13"]
-TARGETS = ["env", "lab", "test", "demo", "bench-download", "lint", "lock", "clean", "help"]
+TARGETS = [
+    "env",
+    "lab",
+    "doctor",
+    "test",
+    "demo",
+    "bench-download",
+    "lint",
+    "lock",
+    "clean",
+    "help",
+]
 SET_UP_FILES = ["constraints.txt", "environment.yml", "pyproject.toml", "Makefile"]
 HOST_NAME = re.compile(r"\b[a-z0-9-]+\.(?:org|com|net|io|dev|cloud)\b", re.IGNORECASE)
 OFFLINE = re.compile(r"NewConnectionError|NameResolutionError|ConnectTimeoutError|ProxyError")

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 import requests
 from msrest.exceptions import ClientRequestError, HttpOperationError
+from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError
 
 from fwupdate_helpers.errors import (
+    ANSWER_LOST,
+    NOT_REACHED,
     DeviceNotFound,
     DeviceOffline,
     FirmwareUpdateError,
     HubRequestError,
+    HubThrottled,
     HubUnauthorized,
     HubUnavailable,
     UpdateTimeout,
@@ -24,11 +28,17 @@ Json = dict[str, Any]
 SECRET = "SharedAccessSignature sr=hub&sig=c2VjcmV0&se=1&skn=service"
 
 
-def response(status: int, body: object = None, code_name: str | None = None) -> requests.Response:
+TWIN = "https://127.0.0.1:8443/twins/device-01"
+METHOD = "https://127.0.0.1:8443/twins/device-01/methods?api-version=2021-04-12"
+
+
+def response(
+    status: int, body: object = None, code_name: str | None = None, url: str = TWIN
+) -> requests.Response:
     made = requests.Response()
     made.status_code = status
     made.reason = "the reason"
-    made.url = "https://127.0.0.1:8443/twins/device-01"
+    made.url = url
     made.request = requests.Request("GET", made.url, {"Authorization": SECRET}).prepare()
     made._content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     if code_name:
@@ -95,7 +105,6 @@ def refused(status: int, body: object = "", header: str | None = None) -> Firmwa
         (404, named("DeviceNotFound"), DeviceNotFound, "no device device-01"),
         (404, "", DeviceNotFound, "no device device-01"),
         (504, numbered(504101), UpdateTimeout, "look at its twin"),
-        (504, "", UpdateTimeout, "did not answer in time"),
         (401, named("IotHubUnauthorizedAccess"), HubUnauthorized, "connection string"),
         (401, "", HubUnauthorized, "credentials"),
     ],
@@ -113,6 +122,7 @@ def test_a_refusal_becomes_a_typed_error_that_says_what_to_do(
     ("status", "body", "code"),
     [
         (429, named("ThrottlingException"), 429001),
+        (504, "", None),
         (412, named("PreconditionFailed"), 412001),
         (404, named("JobNotFound"), 404002),
         (501, "", None),
@@ -134,7 +144,7 @@ def test_any_other_refusal_keeps_its_status_and_code(
         (requests.ConnectionError("refused"), HubUnavailable, "does not answer"),
         (requests.exceptions.RetryError("too many 503"), HubUnavailable, "server errors"),
         (requests.exceptions.SSLError("unknown CA"), HubUnavailable, "certificate"),
-        (requests.ReadTimeout("100 s"), UpdateTimeout, "may have begun"),
+        (requests.ReadTimeout("100 s"), HubUnavailable, "does not answer"),
         (None, HubUnavailable, "does not answer"),
     ],
 )
@@ -144,6 +154,74 @@ def test_no_response_becomes_a_typed_error(
     error = raised(ClientRequestError(f"Error in request {SECRET}", cause))
     assert type(error) is kind
     assert says in str(error)
+
+
+def post(cause: type[requests.RequestException], *arguments: object) -> requests.RequestException:
+    """An error of a request that invokes a direct method."""
+    return cause(*arguments, request=requests.Request("POST", METHOD).prepare())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        HttpOperationError(None, response(504, url=METHOD)),
+        *(
+            ClientRequestError("Error", cause)
+            for cause in (
+                post(requests.ReadTimeout, "100 s"),
+                post(requests.ConnectionError, ProtocolError("aborted", ConnectionResetError())),
+                post(requests.exceptions.SSLError, "UNEXPECTED_EOF_WHILE_READING"),
+                post(requests.exceptions.ChunkedEncodingError, "cut short"),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_a_method_whose_answer_is_lost_may_have_run(error: Exception) -> None:
+    timeout = raised(error)
+    assert isinstance(timeout, UpdateTimeout)
+    assert timeout.code in (504, ANSWER_LOST)
+    assert "look at its twin" in str(timeout)
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        post(requests.ConnectTimeout, "5 s"),
+        post(requests.exceptions.ProxyError, "no tunnel"),
+        post(
+            requests.ConnectionError, MaxRetryError(None, "/", NewConnectionError(None, "refused"))
+        ),
+    ],
+    ids=str,
+)
+def test_a_method_that_was_never_sent_has_not_run(cause: Exception) -> None:
+    error = raised(ClientRequestError("Error", cause))
+    assert isinstance(error, HubUnavailable)
+    assert error.reason == NOT_REACHED
+
+
+@pytest.mark.parametrize(
+    ("asks", "date", "seconds"),
+    [
+        ("7", None, 7),
+        ("Mon, 04 May 2026 12:30:09 GMT", "Mon, 04 May 2026 12:30:00 GMT", 9),
+        ("Mon, 04 May 2026 12:30:00 GMT", "Mon, 04 May 2026 12:30:00 GMT", None),
+        ("Mon, 04 May 2020 12:30:00 GMT", None, None),
+        ("soon", None, None),
+        (None, None, None),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_how_long_the_hub_asks_to_wait_is_read_by_the_hubs_clock(
+    asks: str | None, date: str | None, seconds: float | None, status: int
+) -> None:
+    answer = response(status)
+    answer.headers.update({k: v for k, v in (("Retry-After", asks), ("Date", date)) if v})
+    error = raised(HttpOperationError(None, answer))
+    assert isinstance(error, HubThrottled if status == 429 else HubRequestError)
+    assert error.retry_after == seconds
+    assert ("asks to wait" in str(error)) == (seconds is not None)
 
 
 def test_a_missing_ca_file_counts_as_no_hub() -> None:

@@ -29,6 +29,7 @@ from fwupdate_helpers.errors import (
     UpdateTimeout,
 )
 from fwupdate_helpers.localhub.twins import merge
+from fwupdate_helpers.retries import RetryPolicy
 from fwupdate_helpers.service import (
     invoke_firmware_update,
     update_failure,
@@ -264,7 +265,7 @@ def test_a_hub_error_ends_the_watch_as_a_typed_error() -> None:
             raise ClientRequestError("Error", requests.ConnectionError())
 
     with pytest.raises(HubUnavailable):
-        next(watch_update(NoHub(), "device-01"))
+        next(watch_update(NoHub(), "device-01", policy=RetryPolicy.none()))
 
 
 # --- waiting ---

@@ -1,0 +1,108 @@
+"""What a check may look at: the learner's names, the device twin, the device's methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from fwupdate_helpers.errors import FirmwareUpdateError
+from fwupdate_helpers.sdk_errors import hub_errors
+
+if TYPE_CHECKING:
+    from fwupdate_helpers.hub import Hub
+
+Json = dict[str, Any]
+
+ANSWER_SECONDS: Final = 5
+"""How long a method may take; IoT Hub takes no shorter limit."""
+
+
+class StepMissing(Exception):
+    """A step that an exercise stands on has not been run."""
+
+
+@dataclass(frozen=True)
+class MethodAnswer:
+    """What a device answered to a direct method, or that it did not.
+
+    Attributes:
+        status: The device's status; None when no answer came.
+        payload: The device's payload.
+        error: Why no answer came, in words.
+    """
+
+    status: int | None
+    payload: Any = None
+    error: str = ""
+
+    def __str__(self) -> str:
+        return f"no answer ({self.error})" if self.status is None else f"status {self.status}"
+
+
+class Learner:
+    """A learner's kernel and hub, as a check sees them.
+
+    Args:
+        names: The names of the learner's kernel.
+    """
+
+    def __init__(self, names: MutableMapping[str, Any]) -> None:
+        self._names = names
+
+    def get(self, name: str) -> Any:
+        """Return a name of the learner's; None when there is none."""
+        return self._names.get(name)
+
+    def need(self, name: str, step: int) -> Any:
+        """Return a name that a step of the notebook has made.
+
+        Raises:
+            StepMissing: The step was not run.
+        """
+        if name not in self._names:
+            raise StepMissing(f"Step {step} makes {name!r}. Run step {step} first, then this cell.")
+        return self._names[name]
+
+    def hub(self, step: int = 1) -> Hub:
+        """Return the learner's hub, which `step` connects to."""
+        hub: Hub = self.need("hub", step)
+        return hub
+
+    def reported(self, device_id: str) -> Json:
+        """Return the reported properties of a device, without what the hub adds.
+
+        Raises:
+            FirmwareUpdateError: The hub was not reached, or has no such device.
+        """
+        with hub_errors(device_id):
+            twin = self.hub().registry.get_twin(device_id)
+        found = dict(twin.properties.reported or {})
+        return {name: value for name, value in found.items() if not name.startswith("$")}
+
+    def call(self, device_id: str, method: str, payload: Any = None) -> MethodAnswer:
+        """Invoke a direct method of the learner's device through the hub."""
+        from azure.iot.hub.models import CloudToDeviceMethod
+
+        request = CloudToDeviceMethod(
+            method_name=method, payload=payload, response_timeout_in_seconds=ANSWER_SECONDS
+        )
+        try:
+            with hub_errors(device_id):
+                answer = self.hub().registry.invoke_device_method(device_id, request)
+        except FirmwareUpdateError as error:
+            return MethodAnswer(None, error=str(error))
+        return MethodAnswer(answer.status, answer.payload)
+
+    @contextmanager
+    def changed(self, **names: Any) -> Iterator[None]:
+        """Give names of the learner's other values for a while."""
+        before = {name: self._names[name] for name in names if name in self._names}
+        self._names.update(names)
+        try:
+            yield
+        finally:
+            for name in names:
+                self._names.pop(name, None)
+            self._names.update(before)

@@ -1,0 +1,334 @@
+"""The live panel of one device: it watches the twin in the background, and has buttons."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from fwupdate_helpers import contract
+from fwupdate_helpers.errors import UpdateTimeout
+from fwupdate_helpers.service import cancel_firmware_update, invoke_firmware_update
+from fwupdate_helpers.widgets.panel_widgets import PanelWidgets
+from fwupdate_helpers.widgets.picture import Picture
+from fwupdate_helpers.widgets.twin_reader import TwinReader, service_client
+from fwupdate_helpers.widgets.view import (
+    CANCEL,
+    POWER_CUT,
+    READING,
+    RESTART,
+    START,
+    Look,
+    Note,
+    PanelReader,
+    PanelView,
+    error_words,
+)
+from fwupdate_helpers.widgets.worker import Worker
+
+if TYPE_CHECKING:
+    from fwupdate_helpers.device import SimulatedDevice
+    from fwupdate_helpers.events import DeviceEvent
+    from fwupdate_helpers.hub import Hub
+
+ANSWER_SECONDS: Final = 20
+"""How long the device may take to answer a press."""
+CLOSE_SECONDS: Final = 15.0
+_JOB_SECONDS: Final = 5.0
+_LANES: Final = ("service", "power", "restart", "picture")
+"""What may take long and must hold up neither the watching nor the others."""
+
+_log = logging.getLogger(__name__)
+_panels: dict[tuple[str, str], UpdatePanel] = {}
+_panels_lock = threading.Lock()
+
+
+class UpdatePanel:
+    """Shows the firmware updates of one device while they run, and starts, cancels, disturbs them.
+
+    It shows what the device twin tells, so updates that another cell or another process has started
+    are seen as well. It moves while cells run; its buttons wait until the kernel is free. A second
+    panel for the same device closes the first one, so its cell may run again.
+
+    Args:
+        hub: The hub. When it is closed, the panel says so and ends.
+        device: A device of this kernel.
+        order: Keyword arguments for `invoke_firmware_update`, read anew at each press of *Start
+            update*. An `update_id` in it is ignored: each press makes a new one. None is a
+            simulated update.
+        interval: Seconds between two reads of the twin while an update runs; when none does, the
+            twin is read less often.
+
+    Attributes:
+        widget: The ipywidgets widget that holds the panel, for a layout of your own.
+        start_button: Also `cancel_button`, `power_button` and `restart_button`.
+        error: The last error that was not expected, or None.
+
+    Raises:
+        TypeError: `order` has a name that `invoke_firmware_update` does not know.
+        ValueError: `interval` is not positive.
+
+    Example:
+        >>> UpdatePanel(hub, device, order={"version": "2.0.0"})  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        device: SimulatedDevice,
+        *,
+        order: Mapping[str, Any] | None = None,
+        interval: float = 0.25,
+    ) -> None:
+        self._order: Mapping[str, Any] = {} if order is None else order
+        _check_order(self._order)
+        if interval <= 0:
+            raise ValueError("interval must be more than zero seconds.")
+        self._hub, self._device, self._interval = hub, device, interval
+        self.error: Exception | None = None
+        self._view = PanelView(READING, f"{READING} · 0 % · time left not known yet")
+        self._note: Note | None = None
+        self._presses = self._presses_done = self._presses_seen = 0
+        self._events_seen: tuple[DeviceEvent, ...] = ()
+        self._changed = threading.Condition()
+        self._wake, self._ended, self._hub_closed = threading.Event(), threading.Event(), False
+        name = f"panel-{device.device_id}"
+        self._workers = {lane: Worker(f"{name}-{lane}") for lane in _LANES}
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._widgets = PanelWidgets(device.device_id)
+        self._picture, self._is_drawing = Picture(self._widgets.show_picture), False
+        self._set_up_buttons()
+        self._take_place()
+        self._forget_hub = hub.call_on_close(self._end_with_hub)
+        self._thread.start()
+
+    def _set_up_buttons(self) -> None:
+        buttons = self._widgets.buttons
+        self.widget = self._widgets.root
+        self.start_button, self.cancel_button = buttons[START], buttons[CANCEL]
+        self.power_button, self.restart_button = buttons[POWER_CUT], buttons[RESTART]
+        self._widgets.on_press(START, lambda: self._press("service", self._start_update))
+        self._widgets.on_press(CANCEL, lambda: self._press("service", self._cancel_update))
+        # A lane of its own: the power may be cut while the device is still starting.
+        self._widgets.on_press(POWER_CUT, lambda: self._press("power", self._device.power_cut))
+        self._widgets.on_press(RESTART, lambda: self._press("restart", self._device.start))
+
+    def _take_place(self) -> None:
+        key = (self._hub.host_name, self._device.device_id)
+        with _panels_lock:
+            older, _panels[key] = _panels.get(key), self
+        if older is not None:
+            older.close()
+
+    def __repr__(self) -> str:
+        return f"UpdatePanel({self._device.device_id!r}, {self.text!r})"
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self.widget._repr_mimebundle_(**options)
+
+    # -- what a cell or a test asks ---------------------------------------------------------------
+
+    @property
+    def view(self) -> PanelView:
+        """What the panel shows now."""
+        return self._view
+
+    @property
+    def text(self) -> str:
+        """The line that tells state, percent and time left."""
+        return self._view.text
+
+    def wait_for(
+        self, wanted: str | Callable[[PanelView], bool], *, timeout: float = 60.0
+    ) -> PanelView:
+        """Wait until the panel shows something, with all presses worked off; return its view.
+
+        Args:
+            wanted: A state such as ``downloading`` or ``completed`` (`view` has them all), or a
+                function that tells whether a view is the one.
+            timeout: Seconds after which to give up.
+
+        Raises:
+            UpdateTimeout: It did not show in time, or the panel has ended.
+        """
+
+        def fits() -> bool:
+            view = self._view
+            return self._presses == self._presses_seen and (
+                view.state == wanted if isinstance(wanted, str) else wanted(view)
+            )
+
+        with self._changed:
+            self._changed.wait_for(lambda: fits() or not self._thread.is_alive(), timeout)
+            if fits():
+                return self._view
+        what = f"{wanted!r}" if isinstance(wanted, str) else "what was waited for"
+        raise UpdateTimeout(
+            self._device.device_id,
+            f"The panel does not show {what} but: {self.text}. {self._view.message.text} "
+            "Wait longer, or run the panel's cell again when it is closed.",
+        )
+
+    def close(self) -> None:
+        """End the panel's thread and take it off the page; harmless when that is done."""
+        self._forget_hub()
+        self._end()
+        self._widgets.close()
+        with _panels_lock:
+            for key in [key for key, panel in _panels.items() if panel is self]:
+                del _panels[key]
+
+    def _end_with_hub(self) -> None:
+        self._hub_closed = True
+        self._end()
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._wake.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(CLOSE_SECONDS)
+        for worker in self._workers.values():
+            worker.close(_JOB_SECONDS)
+
+    # -- the presses ------------------------------------------------------------------------------
+
+    def _press(self, lane: str, work: Callable[[], object]) -> None:
+        """Have a press worked on in the background: the kernel's own thread has other work."""
+        if self._ended.is_set():
+            return
+        with self._changed:
+            self._presses += 1
+        self._workers[lane].submit(lambda: self._carry_out(work))
+        self._wake.set()
+
+    def _carry_out(self, work: Callable[[], object]) -> None:
+        note = None
+        try:
+            told = work()
+            note = Note(told) if isinstance(told, str) else None
+        except Exception as error:
+            note = Note(error_words(error), is_error=True)
+            self.error = error
+        with self._changed:
+            self._note = note
+            self._presses_done += 1
+        self._wake.set()
+
+    def _start_update(self) -> str | None:
+        order = {name: value for name, value in self._order.items() if name != "update_id"}
+        order = {"response_timeout": ANSWER_SECONDS, **order}
+        with service_client(self._hub) as registry:
+            update = invoke_firmware_update(registry, self._device.device_id, **order)
+        if not update.is_up_to_date:
+            return None
+        return (
+            f"Nothing was started: the device runs version {order.get('version')} already. To "
+            "install it again, put allow_downgrade=True into the panel's order."
+        )
+
+    def _cancel_update(self) -> None:
+        meant = self._view.update_id  # and no other one that has begun meanwhile
+        with service_client(self._hub) as registry:
+            cancel_firmware_update(
+                registry, self._device.device_id, meant, response_timeout=ANSWER_SECONDS
+            )
+
+    # -- the background thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            with service_client(self._hub) as registry:
+                self._watch(TwinReader(registry, self._device.device_id, self._interval))
+        except Exception as error:
+            self._tell(error)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _watch(self, reader: TwinReader) -> None:
+        viewer = PanelReader()
+        while not self._ended.is_set():
+            self._wake.clear()
+            self._turn(reader, viewer)
+            if not self._ended.is_set():
+                self._wake.wait(self._interval)
+        if self._hub_closed:
+            self._turn(reader, viewer)
+
+    def _turn(self, reader: TwinReader, viewer: PanelReader) -> None:
+        """Look once, and show what is new; whatever goes wrong is shown, too."""
+        try:
+            events = tuple(self._device.events)
+            seen = self._read(reader, events)
+            view = viewer.view(self._look(reader, events, busy=self._presses != seen))
+            self._widgets.show(view)
+            self._publish(view, seen)
+            if not self._is_drawing and self._picture.is_due(view):
+                self._is_drawing = True
+                self._workers["picture"].submit(lambda: self._draw(view))
+        except Exception as error:
+            self._tell(error)
+
+    def _draw(self, view: PanelView) -> None:
+        try:
+            self._picture.draw(view)
+        except Exception as error:
+            self._tell(error)
+        finally:
+            self._is_drawing = False
+
+    def _tell(self, error: Exception) -> None:
+        self.error, self._note = error, Note(error_words(error), is_error=True)
+        _log.warning("The panel of %s: %r", self._device.device_id, error)
+        with suppress(Exception):  # it was the showing itself that failed
+            self._widgets.show_message(self._note)
+
+    def _read(self, reader: TwinReader, events: tuple[DeviceEvent, ...]) -> int:
+        """Read the twin when it is time; return how many presses what was read knows of."""
+        now, done, problem = time.monotonic(), self._presses_done, reader.problem
+        lively = events[-1:] != self._events_seen or self._view.state in contract.STAGES
+        due = done != self._presses_seen or reader.is_due(now, lively=lively)
+        if self._hub_closed or not due:
+            return self._presses_seen
+        self._events_seen = events[-1:]
+        reader.read(now)
+        if problem is not None and reader.problem is None:
+            self._note = Note("The twin can be read again; the panel goes on.")
+        return done
+
+    def _look(self, reader: TwinReader, events: tuple[DeviceEvent, ...], *, busy: bool) -> Look:
+        device = self._device
+        return Look(
+            now=time.monotonic(),
+            twin=reader.twin,
+            problem=reader.problem,
+            running=device.is_running,
+            events=events,
+            device_error=device.error,
+            note=self._note,
+            busy=busy,
+            closed=self._hub_closed,
+        )
+
+    def _publish(self, view: PanelView, seen: int) -> None:
+        with self._changed:
+            self._view, self._presses_seen = view, seen
+            self._changed.notify_all()
+
+
+def _check_order(order: Mapping[str, Any]) -> None:
+    known = set(inspect.signature(invoke_firmware_update).parameters) - {"registry", "device_id"}
+    unknown = ", ".join(sorted(set(order) - known))
+    if unknown:
+        raise TypeError(f"order has {unknown}; invoke_firmware_update takes {sorted(known)}.")
+
+
+@atexit.register
+def _end_all() -> None:
+    """End the threads before the interpreter goes away under them."""
+    for panel in list(_panels.values()):
+        panel._end()
