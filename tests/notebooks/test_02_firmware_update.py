@@ -102,8 +102,8 @@ def test_a_step_that_was_left_out_is_named_before_anything_hangs(
 ) -> None:
     client = kernel(load())
     for before, cell_id, step in (
-        (("set-up", "identity", "connect"), "on-method", 4),
-        ((), "invoke", 5),
+        (("set-up", "identity", "connect"), "invoke", 5),
+        ((), "on-method", 4),
         (("walk",), "on-method", 3),
     ):
         for earlier in before:
