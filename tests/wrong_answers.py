@@ -18,9 +18,10 @@ WRONG_ANSWERS = {
             "setUpBy is 7.",
             "set_up_by = 7\nclient.patch_twin_reported_properties({'setUpBy': set_up_by})",
         ),
-        Wrong("and 'Ada' here", "set_up_by = 'Bo'\n"
-              "client.patch_twin_reported_properties({'setUpBy': set_up_by})\n"
-              "set_up_by = 'Ada'"),
+        Wrong(
+            "and 'Ada' here",
+            "client.patch_twin_reported_properties({'setUpBy': 'Bo'})\nset_up_by = 'Ada'",
+        ),
     ],
     "00-b": [
         Wrong(
@@ -57,6 +58,15 @@ WRONG_ANSWERS = {
             "methods['setSpeed'] = set_speed",
         ),
         Wrong(
+            "setSpeed 'fast' got no answer",
+            "def set_speed(payload):\n"
+            "    if not 0 <= payload <= 3000:\n"
+            "        return 400, 'no'\n"
+            "    client.patch_twin_reported_properties({'speed': payload})\n"
+            "    return 200, 'ok'\n"
+            "methods['setSpeed'] = set_speed",
+        ),
+        Wrong(
             "setSpeed 1500 got status 501",
             "def set_speed(payload):\n"
             "    client.patch_twin_reported_properties({'speed': payload})\n"
@@ -79,8 +89,7 @@ WRONG_ANSWERS = {
     ],
     "02-a": [
         Wrong("fwVersion is 1.0.", "version_patch = {'fwVersion': 1.0}\nreport(version_patch)"),
-        Wrong("The spelling of the key", "version_patch = {'version': '1.0.0'}\n"
-              "report(version_patch)"),
+        Wrong("spelling of the key", "version_patch = {'version': '1.0.0'}\nreport(version_patch)"),
     ],
     "02-b": [
         Wrong(
@@ -132,4 +141,4 @@ WRONG_ANSWERS = {
             "        return refusal.payload",
         ),
     ],
-}  # fmt: skip
+}

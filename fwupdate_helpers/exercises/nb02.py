@@ -118,9 +118,10 @@ def _wait_for_walks() -> None:
 def waits_its_turn(learner: Learner) -> Card:
     """02-c: a service that meets a busy device comes back when it is free."""
     learner.hub()
-    learner.need("device", 9)
+    device = learner.need("device", 9)
     todo = "Write the body of update_when_free, and return the update."
     update_when_free = learner.attempt("update_when_free", todo=todo)
+    learner.reported(device.device_id)  # a hub that is away is found out at once
     with _busy_device(learner) as (device, first):
         try:
             second = update_when_free(device.device_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fwupdate_helpers.errors import HubUnavailable
 from fwupdate_helpers.exercises import Card, Outcome, check, known_ids
 from fwupdate_helpers.exercises.card import correct, incorrect
 from fwupdate_helpers.exercises.learner import Learner, is_stub
+from fwupdate_helpers.hub import Hub
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +91,25 @@ def test_a_step_that_was_not_run_is_named(names: dict[str, Any]) -> None:
     card = check("99-a", names)
     assert card.outcome is Outcome.NOT_CHECKABLE
     assert "Run step 3 first" in repr(card)
+
+
+@pytest.mark.parametrize("exercise", known_ids())
+def test_a_hub_that_is_not_reached_is_no_mistake_of_the_learners(exercise: str) -> None:
+    closed = "HostName=127.0.0.1:9;SharedAccessKeyName=iothubowner;SharedAccessKey=c2VjcmV0"
+    card = check(
+        exercise, tried_everything() | {"hub": Hub(kind="local", connection_string=closed)}
+    )
+    assert card.outcome is Outcome.NOT_CHECKABLE
+    assert "The hub is not reached." in card.seen
+    assert "c2VjcmV0" not in repr(card)
+
+
+def tried_everything() -> dict[str, Any]:
+    """Return the names of somebody who has run all steps and tried all exercises."""
+    things = ["client", "on_method", "methods", "report", "set_up_by", "second", "patch"]
+    things += ["version_patch", "set_speed", "call_when_back", "honest_walk", "update_when_free"]
+    device = SimpleNamespace(device_id="device")
+    return {"device_id": "device", "device": device} | dict.fromkeys(things, same)
 
 
 @pytest.mark.parametrize("unknown", ["99-z", "", None, 7, ["02-a"], {}])
