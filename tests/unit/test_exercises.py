@@ -96,20 +96,22 @@ def test_a_step_that_was_not_run_is_named(names: dict[str, Any]) -> None:
 @pytest.mark.parametrize("exercise", known_ids())
 def test_a_hub_that_is_not_reached_is_no_mistake_of_the_learners(exercise: str) -> None:
     closed = "HostName=127.0.0.1:9;SharedAccessKeyName=iothubowner;SharedAccessKey=c2VjcmV0"
-    card = check(
-        exercise, tried_everything() | {"hub": Hub(kind="local", connection_string=closed)}
-    )
+    names = Everything(device_id="device", device=SimpleNamespace(device_id="device"))
+    names["hub"] = Hub(kind="local", connection_string=closed)
+    card = check(exercise, names)
     assert card.outcome is Outcome.NOT_CHECKABLE
     assert "The hub is not reached." in card.seen
     assert "c2VjcmV0" not in repr(card)
 
 
-def tried_everything() -> dict[str, Any]:
-    """Return the names of somebody who has run all steps and tried all exercises."""
-    things = ["client", "on_method", "methods", "report", "set_up_by", "second", "patch"]
-    things += ["version_patch", "set_speed", "call_when_back", "honest_walk", "update_when_free"]
-    device = SimpleNamespace(device_id="device")
-    return {"device_id": "device", "device": device} | dict.fromkeys(things, same)
+class Everything(dict[str, Any]):
+    """The names of somebody who has run all steps and tried all exercises."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> Any:
+        return same
 
 
 @pytest.mark.parametrize("unknown", ["99-z", "", None, 7, ["02-a"], {}])
