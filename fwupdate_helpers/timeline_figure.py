@@ -1,27 +1,25 @@
-"""The figure of a timeline. The only module that imports matplotlib."""
+"""The figure of a timeline."""
 
 from __future__ import annotations
 
 import textwrap
-from base64 import b64encode
 from collections.abc import Sequence
 from datetime import datetime
-from html import escape
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
 
-from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from fwupdate_helpers import contract
+from fwupdate_helpers.alt_text_figure import AltTextFigure
 from fwupdate_helpers.colours import STAGE_COLOURS, VERMILLION, YELLOW
 from fwupdate_helpers.reported import Stage
 from fwupdate_helpers.timeline import offset_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.text import Annotation
 
     from fwupdate_helpers.timeline import UpdateTimeline
@@ -49,32 +47,12 @@ def draw(
             their places while the update runs.
     """
     if ax is None:
-        ax = TimelineFigure(timeline.alt_text, rows=len(timeline.stages)).add_subplot()
+        size = (8, 2 + 0.72 * (len(timeline.stages) + len(to_come)))
+        layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
+        ax = AltTextFigure(timeline.alt_text, figsize=size, layout=layout).add_subplot()
     _Drawing(timeline, ax, title or timeline.title, to_come).draw()
     figure: Figure = ax.figure.figure  # the root figure, where ax lies in a subfigure
     return figure
-
-
-class TimelineFigure(Figure):
-    """A figure that notebooks show with its alt text.
-
-    IPython shows a plain Figure only after pyplot has been imported (measured with
-    matplotlib-inline 0.2), and gives it no alt text.
-    """
-
-    def __init__(self, alt_text: str, *, rows: int) -> None:
-        layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
-        super().__init__(figsize=(8, 2 + 0.72 * rows), layout=layout)
-        self.alt_text = alt_text
-
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
-        buffer = BytesIO()
-        self.savefig(buffer, format="png", dpi=2 * self.dpi)  # sharp on a projector, too
-        png, alt = b64encode(buffer.getvalue()).decode(), escape(self.alt_text)
-        width = round(self.get_figwidth() * self.dpi)
-        image = f'<img alt="{alt}" width="{width}" src="data:image/png;base64,{png}">'
-        data = {"text/html": image, "image/png": png, "text/plain": self.alt_text}
-        return data, {"image/png": {"width": width, "alt": self.alt_text}}
 
 
 class _Drawing:
