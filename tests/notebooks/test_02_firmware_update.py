@@ -1,4 +1,4 @@
-"""Notebook 02 in a real kernel: from the first cell to the last, twice, too early, interrupted."""
+"""Notebook 02 in a real kernel: its pace, its second half alone, steps left out, interrupted."""
 
 from __future__ import annotations
 
@@ -8,19 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from tests.notebook_runs import (
-    FOLDER,
-    client_for,
-    code_ids,
-    run,
-    start_kernel,
-    text_of,
-)
+from tests.notebook_runs import FOLDER, code_ids, run, run_code, start_kernel, text_of
 from tests.notebook_runs import load as load_notebook
 from tests.notebook_stories import check_no_secret, check_the_images, check_the_story
 
@@ -44,13 +36,6 @@ def kernel() -> Iterator[Callable[[NotebookNode], NotebookClient]]:
     yield start
     for client in clients:
         client._cleanup_kernel()
-
-
-def first_half(notebook: NotebookNode) -> NotebookNode:
-    """Drop what follows the good place to stop, up to the notebook's end matter."""
-    ids = [cell.id for cell in notebook.cells]
-    del notebook.cells[ids.index("good-place-to-stop") + 1 : ids.index("key-points")]
-    return notebook
 
 
 def test_the_second_half_needs_step_1_alone_and_shows_all_stages_and_the_time_left(
@@ -93,55 +78,38 @@ def display_texts(client: NotebookClient) -> dict[str, list[str]]:
 
 
 def test_it_runs_at_its_default_pace_and_shows_the_stages_as_they_pass(
-    shared_hub_folder: Path,
+    kernel: Callable[..., NotebookClient],
 ) -> None:
-    notebook = first_half(load(stage_seconds=None))
-    client = client_for(notebook)
+    client = kernel(load(stage_seconds=None))
     seen = display_texts(client)
-    client.execute()
+    ids = code_ids(client.nb)
+    for cell_id in ids[: ids.index("exercise-02-c")]:
+        if cell_id == "call-twice":  # the default pace has been seen; half of it tells the rest
+            run_code(client, "stage_seconds = 1.2")
+        run(client, cell_id)
 
-    check_the_story(notebook)
-    check_no_secret(notebook, shared_hub_folder)
-    assert "Update completed in 15." in text_of(
-        next(c for c in notebook.cells if c.id == "timeline")
-    )
+    check_the_story(client.nb)
+    cell = {cell.id: cell for cell in client.nb.cells}
+    assert "Update completed in 15." in text_of(cell["timeline-hand-built"])
     for texts in (seen["follow"], seen["watch"]):
         states = [re.sub(r"\W*(\w+).*", r"\1", text, flags=re.DOTALL) for text in texts]
         assert list(dict.fromkeys(states)) == ["standBy", "downloading", "applying", "completed"]
     assert len(seen["follow"]) >= 25, "the twin is read every 500 ms for 15 s"
 
 
-def test_it_runs_again_after_a_kernel_that_was_killed_in_the_middle(
+def test_a_step_that_was_left_out_is_named_before_anything_hangs(
     kernel: Callable[..., NotebookClient],
 ) -> None:
-    first = kernel(load(5.0))
-    for cell_id in code_ids(first.nb):
-        if cell_id == "follow":
-            break
-        run(first, cell_id)
-    run_sync(first.km.shutdown_kernel)(now=True)  # type: ignore[union-attr]
-
-    second = first_half(load())
-    client_for(second).execute()
-    check_the_story(second)
-
-
-@pytest.mark.parametrize(
-    ("before", "cell_id", "step"),
-    [
-        (("identity", "connect"), "on-method", 4),
-        (("identity", "connect"), "invoke", 5),
-        (("identity", "connect", "walk"), "on-method", 3),
-    ],
-)
-def test_a_step_that_was_left_out_is_named_before_anything_hangs(
-    kernel: Callable[..., NotebookClient], before: tuple[str, ...], cell_id: str, step: int
-) -> None:
     client = kernel(load())
-    for earlier in ("set-up", *before):
-        run(client, earlier)
-    with pytest.raises(CellExecutionError, match=f"Run step {step} first"):
-        run(client, cell_id)
+    for before, cell_id, step in (
+        (("set-up", "identity", "connect"), "invoke", 5),
+        ((), "on-method", 4),
+        (("walk",), "on-method", 3),
+    ):
+        for earlier in before:
+            run(client, earlier)
+        with pytest.raises(CellExecutionError, match=f"Run step {step} first"):
+            run(client, cell_id)
 
 
 def test_a_client_that_connects_again_keeps_its_handler(

@@ -125,6 +125,12 @@ def test_the_exercise_minutes_add_up(notebook: Path) -> None:
 
 
 @every_notebook
+def test_there_is_something_for_whoever_is_done_early(notebook: Path) -> None:
+    texts = [source(cell) for cell in cells(notebook, "markdown")]
+    assert sum(len(re.findall(r"\bIf you are done early", text)) for text in texts) == 1
+
+
+@every_notebook
 def test_an_exercise_has_a_goal_two_folded_hints_a_stub_a_check_and_a_solution(
     notebook: Path,
 ) -> None:
