@@ -14,10 +14,10 @@ from fwupdate_helpers.trace_words import has_failed, is_request, words_for
 
 MAX_ROWS: Final = 30
 _PLACES: Final = {SERVICE: 0.0, HUB: 1.0, DEVICE: 2.0}
-_WIDTH, _ROW, _FRAME = 9.0, 0.68, 1.7
+_WIDTH, _ROW, _FRAME = 7.8, 0.68, 1.7
 """Inches: the figure, one message, and what stands above and below the messages."""
 _LEFT, _RIGHT = -0.32, 2.3
-_ADDRESS: Final = 36
+_ADDRESS: Final = 31
 _GREY: Final = "#666666"
 
 

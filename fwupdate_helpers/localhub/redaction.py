@@ -12,7 +12,7 @@ from typing import Any, Final
 
 MAX_BODY: Final = 2048
 """Characters that are kept of a body."""
-MAX_PARSED: Final = 64 * 1024
+MAX_PARSED: Final = 16 * 1024
 """Bytes of a body that is looked into at all."""
 HIDDEN: Final = "***"
 
@@ -23,7 +23,7 @@ _SECRET_NAME: Final = re.compile(
 _SECRET_TEXT: Final = re.compile(
     r"(SharedAccessKey=|sig=|skn=|SharedAccessSignature )[^\s;&'\"]+"
     r"|(/firmware/|/images/)[^/\s'\"?]+"  # an image's address holds a token
-    r"|()[A-Za-z0-9+/]{43}=",  # 32 bytes in base64: a key or a signature
+    r"|()(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{43}=",  # 32 bytes in base64: a key or a signature
     re.IGNORECASE,
 )
 _SHOWN_IN_A_QUERY: Final = ("$rid", "$version", "top")

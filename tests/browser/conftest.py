@@ -21,7 +21,7 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Return headless Chromium; without one (or make), skip with words, except in CI."""
     program = shutil.which("chromium") or shutil.which("chromium-browser")
