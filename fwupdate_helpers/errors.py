@@ -161,3 +161,11 @@ class DownloadError(StageError):
 
 class ImageRefused(StageError):
     """The image was got, and is not one that this device may run."""
+
+
+class FaultsUnavailable(FirmwareUpdateError):
+    """This hub makes nothing fail on purpose: it is on Azure, or was started without faults."""
+
+
+class FaultRefused(FirmwareUpdateError):
+    """The local hub does not make a fault as it was asked for; the message tells why."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
     from requests import Response
 
+    from fwupdate_helpers.faults import Faults
     from fwupdate_helpers.trace import Trace
 
 CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
@@ -273,6 +274,13 @@ class Hub:
 
         if self.kind == "local":
             own_routes.send(self, "DELETE", "/$localhub/trace")
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong at the local hub on purpose; ``available`` is False on Azure."""
+        from fwupdate_helpers.faults import Faults
+
+        return Faults(self)
 
     def release_on_close(self, lease: Path) -> None:
         """Delete `lease` when this object is closed or collected, at the latest at exit."""

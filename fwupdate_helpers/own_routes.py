@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from fwupdate_helpers.errors import HubRequestError, HubUnauthorized, HubUnavailable
+from fwupdate_helpers.localhub.errors import NAMES
 from fwupdate_helpers.localhub.redaction import mask_text
 
 if TYPE_CHECKING:
     from requests import Response
 
     from fwupdate_helpers.hub import Hub
+
+_CODES: Final = {name: code for code, name in NAMES.items()}
 
 
 def send(hub: Hub, method: str, path: str, body: BinaryIO | None = None) -> Response:
@@ -59,6 +62,7 @@ def _check(response: Response) -> None:
     raise HubRequestError(
         f"The local hub answers {response.status_code}: {mask_text(message)}",
         status=response.status_code,
+        code=_CODES.get(response.headers.get("iothub-errorcode", "")),
     )
 
 

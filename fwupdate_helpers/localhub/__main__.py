@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--trace", choices=("on", "off"), default="on", help="whether to keep the last messages"
     )
+    run.add_argument(
+        "--faults", choices=("on", "off"), default="on", help="whether things may be made to fail"
+    )
     run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     for name, function, text in (
         ("start", _start, "Start the shared background hub, unless it runs already."),
@@ -88,6 +91,7 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         service_port=options.service_port,
         idle_timeout=options.idle_timeout,
         trace=options.trace == "on",
+        faults=options.faults == "on",
         on_ready=on_ready,
     )
     return 0

@@ -25,6 +25,7 @@ from amqtt.mqtt.unsubscribe import UnsubscribePacket
 from fwupdate_helpers.localhub import packets
 from fwupdate_helpers.localhub.authentication import ConnectionRefused
 from fwupdate_helpers.localhub.errors import HubError
+from fwupdate_helpers.localhub.fault_wire import KEPT_OFF, Report
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.packets import ProtocolViolation
 from fwupdate_helpers.localhub.twins import patch_reported
@@ -186,6 +187,10 @@ class DeviceConnection(asyncio.Protocol):
             self.write(packets.connack(error.return_code))
             self.close(f"refused: {error}")
             return
+        if self._endpoint.faults.book.keeps_off(self.device_id):
+            self.trace.packet("CLOSE", from_device=False, reason=KEPT_OFF)
+            self.close(KEPT_OFF)
+            return
         if header.will_flag:
             self._check_events_topic(payload.will_topic or "")
             self._has_will = True
@@ -245,16 +250,17 @@ class DeviceConnection(asyncio.Protocol):
         topic, payload = packet.topic_name or "", packet.data or b""
         path, _, query = topic.partition("?")
         number = self.trace.received(topic, payload)
+        report = Report()
         if path == _TWIN_GET:
             self._on_twin_get(_read_query(query))
         elif path == _TWIN_PATCH:
-            self._on_twin_patch(_read_query(query), payload)
+            report = self._on_twin_patch(_read_query(query), payload)
         elif path.startswith(_METHOD_ANSWER):
             self._on_method_answer(path, _read_query(query), payload)
         else:
             self._check_events_topic(topic)
             self._store.count_telemetry(self.device_id)
-        if packet.qos and packet.packet_id:
+        if packet.qos and packet.packet_id and report.acknowledged:
             # After the reply: a twin request that is acknowledged and never answered would hang
             # the SDK's call for ever, because only unacknowledged requests are sent again.
             self.trace.acknowledged_by_hub(number)
@@ -269,16 +275,19 @@ class DeviceConnection(asyncio.Protocol):
         content = {"desired": twin.desired.for_device(), "reported": twin.reported.for_device()}
         self._reply(200, query, dumps(content))
 
-    def _on_twin_patch(self, query: dict[str, str], payload: bytes) -> None:
+    def _on_twin_patch(self, query: dict[str, str], payload: bytes) -> Report:
         try:
             patch = loads_object(payload)
             twin = patch_reported(self._store.twin(self.device_id), patch, self._store.now())
         except HubError as error:
             body = {"errorCode": error.code, "message": error.message}
             self._reply(error.status, query, dumps(body))
-            return
+            return Report()
         self._store.save_twin(self.device_id, twin, by_device=True)
-        self._reply(204, query, "", version=twin.reported.version)
+        report = self._endpoint.faults.reported(self.device_id, patch, self.close)
+        if report.answered:
+            self._reply(204, query, "", version=twin.reported.version)
+        return report
 
     def _reply(
         self, status: int, query: dict[str, str], body: str, version: int | None = None
@@ -297,7 +306,9 @@ class DeviceConnection(asyncio.Protocol):
         status = path[len(_METHOD_ANSWER) :].rstrip("/")
         if not re.fullmatch(r"-?[0-9]{1,10}", status):
             raise ProtocolViolation("a method answer without a status")
-        self._endpoint.methods.answer(self.device_id, query.get("$rid", ""), int(status), payload)
+        self._endpoint.take_method_answer(
+            self.device_id, query.get("$rid", ""), int(status), payload
+        )
 
 
 def _read_query(query: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from fwupdate_helpers.localhub import packets
@@ -20,6 +21,7 @@ from fwupdate_helpers.localhub.device_connection import (
     METHODS_TOPIC,
     DeviceConnection,
 )
+from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.jsontext import dumps
 from fwupdate_helpers.localhub.methods import DirectMethods
 from fwupdate_helpers.localhub.mqtt_trace import MqttTrace
@@ -74,11 +76,13 @@ class DeviceEndpoint:
         methods: DirectMethods,
         clock: Callable[[], datetime],
         trace: WireTrace,
+        faults: WireFaults,
     ) -> None:
         self.store = store
         self.authenticator = authenticator
         self.methods = methods
         self.clock = clock
+        self.faults = faults
         self._sessions = {
             device_id: Session(subscriptions)
             for device_id, subscriptions in store.sessions().items()
@@ -104,6 +108,11 @@ class DeviceEndpoint:
         for connection in list(self._connections):
             connection.close("the hub stops")
 
+    def is_connected(self, device_id: str) -> bool:
+        """Tell whether a device is connected."""
+        session = self._sessions.get(device_id)
+        return session is not None and session.connection is not None
+
     def disconnect(self, device_id: str, reason: str) -> None:
         """End a device's connection, if it has one."""
         session = self._sessions.get(device_id)
@@ -114,6 +123,7 @@ class DeviceEndpoint:
         """End a deleted device's connection and drop its session."""
         self.disconnect(device_id, "the device identity was deleted")
         self._sessions.pop(device_id, None)
+        self.faults.book.forget(device_id)
 
     # -- towards devices ----------------------------------------------------------------------
 
@@ -156,6 +166,14 @@ class DeviceEndpoint:
         return True
 
     # -- for connections ----------------------------------------------------------------------
+
+    def take_method_answer(
+        self, device_id: str, request_id: str, status: int, payload: bytes
+    ) -> None:
+        """Pass a device's answer on to the service that waits for it."""
+        if self.methods.waits_for(device_id, request_id):
+            deliver = partial(self.methods.answer, device_id, request_id, status, payload)
+            self.faults.method_answered(device_id, deliver)
 
     def opened(self, connection: DeviceConnection) -> None:
         """Note a new socket."""

@@ -31,9 +31,9 @@ def _tracking_id() -> tuple[str, datetime]:
     return f"{secrets.token_hex(16)}-G:0-TimeStamp:{now:%m/%d/%Y %H:%M:%S}", now
 
 
-def _error(error: HubError) -> web.Response:
+def error_response(error: HubError) -> web.Response:
     tracking_id, _ = _tracking_id()
-    return _error_response(
+    return _response(
         error,
         {
             "Message": f"ErrorCode:{error.name};{error.message}",
@@ -51,15 +51,15 @@ def method_error(error: HubError) -> web.Response:
         "message": error.message,
         "timestampUtc": f"{now:%Y-%m-%dT%H:%M:%SZ}",
     }
-    return _error_response(error, {"Message": dumps(details), "ExceptionMessage": ""})
+    return _response(error, {"Message": dumps(details), "ExceptionMessage": ""})
 
 
-def _error_response(error: HubError, body: Json) -> web.Response:
+def _response(error: HubError, body: Json) -> web.Response:
+    headers = {"iothub-errorcode": error.name}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     return web.Response(
-        status=error.status,
-        text=dumps(body),
-        content_type="application/json",
-        headers={"iothub-errorcode": error.name},
+        status=error.status, text=dumps(body), content_type="application/json", headers=headers
     )
 
 
@@ -68,12 +68,12 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         return await handler(request)
     except HubError as error:
-        return _error(error)
+        return error_response(error)
     except web.HTTPRequestEntityTooLarge:
-        return _error(HubError(MESSAGE_TOO_LARGE, f"The body is over {MAX_BODY} bytes."))
+        return error_response(HubError(MESSAGE_TOO_LARGE, f"The body is over {MAX_BODY} bytes."))
     except web.HTTPException:
         raise
     except Exception:
         path = _IMAGE_TOKEN.sub(r"\1***", request.path)
         logger.exception("%s %s could not be answered", request.method, path)
-        return _error(HubError(SERVER_ERROR, "The local hub failed; its log tells why."))
+        return error_response(HubError(SERVER_ERROR, "The local hub failed; its log tells why."))

@@ -21,8 +21,10 @@ ROUTE_NOT_FOUND: Final = 404000
 DEVICE_ALREADY_EXISTS: Final = 409001
 PRECONDITION_FAILED: Final = 412001
 MESSAGE_TOO_LARGE: Final = 413001
+THROTTLED: Final = 429001
 SERVER_ERROR: Final = 500001
 NOT_IMPLEMENTED: Final = 501000
+SERVICE_UNAVAILABLE: Final = 503001
 GATEWAY_TIMEOUT: Final = 504101
 
 NAMES: Final = {
@@ -38,8 +40,10 @@ NAMES: Final = {
     DEVICE_ALREADY_EXISTS: "DeviceAlreadyExists",
     PRECONDITION_FAILED: "PreconditionFailed",
     MESSAGE_TOO_LARGE: "MessageTooLarge",
+    THROTTLED: "ThrottlingException",
     SERVER_ERROR: "ServerError",
     NOT_IMPLEMENTED: "NotImplemented",
+    SERVICE_UNAVAILABLE: "ServiceUnavailable",
     GATEWAY_TIMEOUT: "GatewayTimeout",
 }
 
@@ -51,13 +55,15 @@ class HubError(Exception):
         code: IoT Hub's six-digit error code.
         name: Its name, as the header ``iothub-errorcode`` carries it.
         status: The HTTP status, the first three digits of the code.
+        retry_after: Seconds that the answer asks to wait, or None.
     """
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, *, retry_after: int | None = None) -> None:
         self.code = code
         self.name = NAMES[code]
         self.status = code // 1000
         self.message = message
+        self.retry_after = retry_after
         super().__init__(message)
 
 

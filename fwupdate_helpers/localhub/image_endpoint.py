@@ -17,6 +17,7 @@ from aiohttp import ETag, web
 
 from fwupdate_helpers.localhub.error_responses import Handler
 from fwupdate_helpers.localhub.errors import ARGUMENT_INVALID, PRECONDITION_FAILED, HubError
+from fwupdate_helpers.localhub.fault_wire import FaultyDownload, WireFaults
 from fwupdate_helpers.localhub.images import Image, ImageStore
 from fwupdate_helpers.localhub.jsontext import dumps
 
@@ -28,11 +29,13 @@ class ImageEndpoint:
     """Publishes, replaces, deletes and serves images.
 
     Args:
+        faults: What is to go wrong with downloads.
         used: Called on every piece of an image that comes or goes.
     """
 
-    def __init__(self, images: ImageStore, *, used: Callable[[], None]) -> None:
+    def __init__(self, images: ImageStore, *, faults: WireFaults, used: Callable[[], None]) -> None:
         self._images = images
+        self._faults = faults
         self._used = used
 
     def add_routes(self, router: web.UrlDispatcher, guarded: Callable[[Handler], Handler]) -> None:
@@ -83,11 +86,18 @@ class ImageEndpoint:
             if part is not None:
                 headers["Content-Range"] = f"bytes {part[0]}-{part[-1]}/{image.size}"
             response = web.StreamResponse(status=206 if part else 200, headers=headers)
-            await self._send_part(request, response, stream, part or range(image.size))
+            part = part or range(image.size)
+            faults = FaultyDownload(self._faults, image.path, size=image.size, start=part.start)
+            await self._send_part(request, response, stream, part, faults)
             return response
 
     async def _send_part(
-        self, request: web.Request, response: web.StreamResponse, stream: BinaryIO, part: range
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        stream: BinaryIO,
+        part: range,
+        faults: FaultyDownload,
     ) -> None:
         response.content_type = "application/octet-stream"
         response.content_length = left = len(part)
@@ -95,11 +105,15 @@ class ImageEndpoint:
         try:
             await response.prepare(request)
             while left and request.method != "HEAD":
-                piece = await asyncio.to_thread(stream.read, min(_PIECE, left))
+                size = await faults.allowed(min(_PIECE, left))
+                if not size:
+                    await faults.hang_up(request.transport)
+                    return
+                piece = await asyncio.to_thread(stream.read, size)
                 if not piece:  # somebody else has shortened the file
                     response.force_close()
                     break
-                await response.write(piece)
+                await response.write(faults.passed(piece))
                 left -= len(piece)
                 self._used()
             await response.write_eof()

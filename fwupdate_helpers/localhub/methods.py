@@ -115,6 +115,11 @@ class DirectMethods:
         finally:
             del self._waiting[device_id, request_id]
 
+    def waits_for(self, device_id: str, request_id: str) -> bool:
+        """Tell whether a service waits for this answer."""
+        waiting = self._waiting.get((device_id, request_id))
+        return waiting is not None and not waiting.done()
+
     def answer(self, device_id: str, request_id: str, status: int, payload: bytes) -> None:
         """Take a device's answer; one that comes late, twice or from another device is dropped."""
         waiting = self._waiting.get((device_id, request_id))

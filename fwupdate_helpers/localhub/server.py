@@ -21,6 +21,7 @@ from fwupdate_helpers.localhub.authentication import Authenticator
 from fwupdate_helpers.localhub.config import load_config
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.methods import DirectMethods
 from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
@@ -43,6 +44,7 @@ def run(
     service_port: int | None = None,
     idle_timeout: float | None = None,
     trace: bool = True,
+    faults: bool = True,
     on_ready: Callable[[Json], None] = lambda ready: None,
 ) -> None:
     """Run a hub until it is told to stop.
@@ -53,6 +55,7 @@ def run(
         service_port: The service port; None takes that of the last run or a free one.
         idle_timeout: Stop so many seconds after the last use; None never does.
         trace: Whether the last messages are kept for ``GET /$localhub/trace``.
+        faults: Whether faults can be asked for with ``POST /$localhub/faults``.
         on_ready: Called with address, ports and files when the hub answers.
 
     Raises:
@@ -69,16 +72,28 @@ def run(
             "'python -m fwupdate_helpers.localhub stop', or give another --state-dir."
         ) from None
     try:
-        hub = _LocalHub(state, idle_timeout, WireTrace(_utc_now, defer=_a_moment_later, on=trace))
+        hub = _LocalHub(
+            state,
+            idle_timeout,
+            WireTrace(_utc_now, defer=_a_moment_later, on=trace),
+            WireFaults(_utc_now, on=faults),
+        )
         asyncio.run(hub.run(address, service_port, on_ready))
     finally:
         lock.release()
 
 
 class _LocalHub:
-    def __init__(self, state: StateDir, idle_timeout: float | None, trace: WireTrace) -> None:
+    def __init__(
+        self,
+        state: StateDir,
+        idle_timeout: float | None,
+        trace: WireTrace,
+        faults: WireFaults,
+    ) -> None:
         self._state = state
         self._trace = trace
+        self._faults = faults
         self._idle_timeout = idle_timeout
         self._last_use = time.monotonic()
         self._stopping = asyncio.Event()
@@ -127,7 +142,7 @@ class _LocalHub:
             clock=_utc_now,
         )
         methods = DirectMethods()
-        devices = DeviceEndpoint(store, authenticator, methods, _utc_now, self._trace)
+        devices = DeviceEndpoint(store, authenticator, methods, _utc_now, self._trace, self._faults)
         services = ServiceEndpoint(
             store,
             devices,
@@ -135,6 +150,7 @@ class _LocalHub:
             images,
             authenticator,
             trace=self._trace,
+            faults=self._faults,
             about=lambda: self._about(devices, store),
             stop=self._stopping.set,
             used=self._note_use,

@@ -35,6 +35,8 @@ from fwupdate_helpers.localhub.errors import (
     ROUTE_NOT_FOUND,
     HubError,
 )
+from fwupdate_helpers.localhub.fault_route import FaultRoute
+from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.http_trace import OWN_ROUTES, HttpTrace
 from fwupdate_helpers.localhub.identities import identity_fields, identity_json, twin_json
 from fwupdate_helpers.localhub.image_endpoint import ImageEndpoint
@@ -99,6 +101,7 @@ class ServiceEndpoint:
         authenticator: Authenticator,
         *,
         trace: WireTrace,
+        faults: WireFaults,
         about: Callable[[], Json],
         stop: Callable[[], None],
         used: Callable[[], None],
@@ -106,8 +109,10 @@ class ServiceEndpoint:
         self._store = store
         self._devices = devices
         self._methods = methods
-        self._images = ImageEndpoint(images, used=used)
+        self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
+        self._faults = faults
+        self._fault_route = FaultRoute(faults, devices, store, images)
         self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
         self._about = about
         self._stop = stop
@@ -129,6 +134,7 @@ class ServiceEndpoint:
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
+        self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
         for method, path, name in NOT_BUILT:
             route(method, path, self._guarded(SERVICE_CONNECT, _not_built(name)))
@@ -145,7 +151,8 @@ class ServiceEndpoint:
             if not own_route and not request.query.get("api-version"):
                 raise HubError(INVALID_PROTOCOL_VERSION, "The query lacks 'api-version'.")
             await self._trace.authenticated(request)
-            return await handler(request)
+            refusal = None if own_route else self._faults.refusal(request)
+            return refusal or await handler(request)
 
         return guarded
 

@@ -16,6 +16,7 @@ import pytest
 from fwupdate_helpers.localhub import device_connection
 from fwupdate_helpers.localhub.authentication import Authenticator
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
+from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.methods import DirectMethods
 from fwupdate_helpers.localhub.sas import new_key
 from fwupdate_helpers.localhub.store import Store
@@ -70,7 +71,9 @@ async def _seconds_until_hung_up(folder: Path, chatter: bytes) -> float:
 
     store = Store(folder / "hub.db", clock)
     authenticator = Authenticator({}, host_names=frozenset(), store=store, clock=clock)
-    endpoint = DeviceEndpoint(store, authenticator, DirectMethods(), clock, WireTrace(clock))
+    endpoint = DeviceEndpoint(
+        store, authenticator, DirectMethods(), clock, WireTrace(clock), WireFaults(clock)
+    )
     loop = asyncio.get_running_loop()
     server = await loop.create_server(endpoint.new_connection, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
