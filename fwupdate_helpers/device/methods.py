@@ -11,6 +11,7 @@ from fwupdate_helpers.errors import DownloadError
 from fwupdate_helpers.events import EventLog
 from fwupdate_helpers.firmware.agent import UpdateAgent
 from fwupdate_helpers.firmware.orders import Answer, refusal
+from fwupdate_helpers.firmware.stages import reason
 from fwupdate_helpers.firmware.uris import check_uri
 
 if TYPE_CHECKING:
@@ -67,7 +68,12 @@ class MethodDesk:
     async def _answer(self, request: MethodRequest) -> None:
         from azure.iot.device import MethodResponse
 
-        status, payload = await self._handle(request)
+        try:
+            status, payload = await self._handle(request)
+        except Exception as error:  # the service is told, and the device lives on
+            problem = f"The device failed to handle {request.name!r}: {reason(error)}."
+            self._events.add("error", problem)
+            status, payload = 500, refusal(contract.CODE_INTERNAL, problem)
         await self._send(MethodResponse.create_from_method_request(request, status, payload))
 
     async def _handle(self, request: MethodRequest) -> Answer:

@@ -6,24 +6,23 @@ Only the hardware is simulated.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import math
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final
 
 from fwupdate_helpers.connection_string import Secret, mask, read_device_string
-from fwupdate_helpers.device.link import RETRY_SECONDS, STOP_SECONDS, HubLink
-from fwupdate_helpers.device.methods import MethodDesk, note_failure
-from fwupdate_helpers.device.surroundings import DeviceSurroundings
-from fwupdate_helpers.errors import FirmwareUpdateError
+from fwupdate_helpers.device.faults import DeviceFaults
+from fwupdate_helpers.device.life import DeviceLife, DeviceSetup
+from fwupdate_helpers.device.link_policy import LinkPolicy
+from fwupdate_helpers.errors import FirmwareUpdateError, HubUnavailable
 from fwupdate_helpers.events import EventLog
-from fwupdate_helpers.firmware.agent import UpdateAgent
-from fwupdate_helpers.firmware.board import Board, Boot
+from fwupdate_helpers.firmware.board import Board
 from fwupdate_helpers.firmware.download_policy import DownloadPolicy
 from fwupdate_helpers.firmware.flash import PowerLost
-from fwupdate_helpers.sdk_errors import no_connection
 
 Json = dict[str, Any]
-T = TypeVar("T")
 
 _running: Final[dict[str, SimulatedDevice]] = {}
 _running_lock: Final = threading.Lock()
@@ -38,12 +37,15 @@ class SimulatedDevice:
         board: The hardware that images are installed on. Without one, the device walks the
             tutorial's simulated updates only.
         policy: The limits of a download, for example its bandwidth.
+        link_policy: How patient the device is with its hub.
+        faults: Faults of its hardware.
         device_options: Keyword arguments for the SDK's ``create_from_connection_string``.
 
     Attributes:
         device_id: The id in the connection string.
         board: The hardware, or None.
-        events: What happened so far, an `EventLog`.
+        events: What happened so far, an `EventLog`, by the device's clock.
+        faults: Faults of its hardware; they can be set at any time.
         error: Why the device ended by itself, or None.
 
     Raises:
@@ -61,26 +63,32 @@ class SimulatedDevice:
         stage_seconds: float = 5.0,
         board: Board | None = None,
         policy: DownloadPolicy | None = None,
+        link_policy: LinkPolicy | None = None,
+        faults: DeviceFaults | None = None,
         **device_options: Any,
     ) -> None:
         self.device_id = read_device_string(connection_string)
         self.board = board
-        self.events = EventLog()
+        self.faults = faults or DeviceFaults()
+        self.events = EventLog(clock=self.faults.now)
         self.error: FirmwareUpdateError | None = None
-        self._connection_string = Secret(connection_string)
         self._key = mask(connection_string)  # the same hub and the same device id
-        self._stage_seconds = stage_seconds
-        self._device_options = device_options
-        self._policy = policy or DownloadPolicy()
+        self._setup = DeviceSetup(
+            device_id=self.device_id,
+            connection_string=Secret(connection_string),
+            stage_seconds=stage_seconds,
+            board=board,
+            policy=policy or DownloadPolicy(),
+            link_policy=link_policy or LinkPolicy(),
+            faults=self.faults,
+            events=self.events,
+            device_options=device_options,
+        )
         self._thread: threading.Thread | None = None
         self._started: threading.Event = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ending: asyncio.Event
-        self._link: HubLink | None = None
-        self._agent: UpdateAgent
-        self._desk: MethodDesk
-        self._update: asyncio.Task[None] | None = None
-        self._has_power = True
+        self._life: DeviceLife | None = None
+        self._is_leaving = False
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "stopped"
@@ -99,17 +107,20 @@ class SimulatedDevice:
 
         Raises:
             HubUnauthorized: The hub refuses the device's key, or has no such device.
-            HubUnavailable: No hub answers, or its certificate is not trusted.
+            HubUnavailable: No hub answers as long as `link_policy` waits, or its certificate is
+                not trusted.
             DeviceIdInUse: Another client with this id keeps taking over.
         """
         with _running_lock:
-            if self.is_running:
-                return self
+            if self._thread is not None and self._thread.is_alive():
+                if not self._is_leaving:
+                    return self
+                self._thread.join()  # a power cut, or an error, ends it just now
             older = _running.get(self._key)
             if older is not None:
                 older.stop()
             _running[self._key] = self
-            self.error, self._has_power = None, True
+            self.error, self._life, self._is_leaving = None, None, False
             if self.board is not None:
                 self.board.switch_on()
             self._started.clear()
@@ -143,15 +154,54 @@ class SimulatedDevice:
         The hub is told nothing: the connection just ends. `start` switches the device on again;
         it then finds an image that works, and goes on with its update or back to the old version.
         """
-        self._has_power = False
+        self._is_leaving = True
         if self.board is not None:
             self.board.cut_power()
         try:
-            if self._link is not None:
-                self._link.cut()
+            if self._life is not None:
+                self._life.lose_power()
         finally:
             self.stop()
         self.events.add("power-cut", "The power was cut.")
+
+    def cut_power_at(self, stage: str) -> None:
+        """Let `power_cut` come when this stage of an update begins the next time, once.
+
+        Raises:
+            ValueError: There is no such stage.
+        """
+        self.faults.cut_power_at(stage)
+
+    def report(self, patch: Json, *, timeout: float | None = None) -> None:
+        """Write reported properties of your own; returns when the hub has acknowledged them.
+
+        Without a connection they wait, merged and in their order, beside those of an update. They
+        are kept in memory: a device that stops forgets what it could not say.
+
+        Args:
+            patch: A JSON merge patch: None deletes a property.
+            timeout: Seconds to wait; the patch stays in its place afterwards.
+
+        Raises:
+            FirmwareUpdateError: The device does not run, it ends before the hub answers, or the
+                hub refuses the patch.
+            HubUnavailable: The hub has not acknowledged it in time.
+        """
+        loop, life = self._loop, self._life
+        try:
+            if loop is None or life is None or not life.is_ready:
+                raise concurrent.futures.CancelledError
+            work = life.reports.report(patch)
+            asyncio.run_coroutine_threadsafe(work, loop).result(timeout)
+        except concurrent.futures.TimeoutError as error:
+            raise HubUnavailable(
+                f"The hub has not acknowledged a report of {self.device_id!r} in {timeout:g} s. "
+                "It is sent as soon as the hub is back."
+            ) from error
+        except concurrent.futures.CancelledError as error:
+            raise FirmwareUpdateError(
+                f"The device {self.device_id!r} does not run, so it reports nothing. Start it."
+            ) from error
 
     def __enter__(self) -> SimulatedDevice:
         return self.start()
@@ -165,7 +215,7 @@ class SimulatedDevice:
         try:
             asyncio.run(self._main())
         except PowerLost:  # while it started
-            self._has_power = False
+            pass
         except Exception as error:
             self.error = FirmwareUpdateError(f"The device ended: {type(error).__name__}: {error}")
             self.error.__cause__ = error
@@ -180,126 +230,33 @@ class SimulatedDevice:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(self._on_loop_error)
-        self._ending, self._update = asyncio.Event(), None
-        try:
-            boot = await self._until_ending(self._boot())
-        except FirmwareUpdateError as error:
-            self._end(error)
-        if self._ending.is_set():
-            return
-        try:
-            self._link = self._new_link()
-        except (ValueError, TypeError) as error:
-            self._end(FirmwareUpdateError(f"The SDK refuses the device's options: {error}"))
-            return
-        await self._live(self._link, boot)
+        start_seconds = self._setup.link_policy.start_seconds
+        while not self._is_leaving:
+            try:
+                self._life = self._new_life(start_seconds)
+            except (ValueError, TypeError) as error:
+                self._end(FirmwareUpdateError(f"The SDK refuses the device's options: {error}"))
+                return
+            if not await self._life.run(self._started.set):
+                return
+            start_seconds = math.inf  # nobody waits for the next one
 
-    def _new_link(self) -> HubLink:
-        from azure.iot.device.aio import IoTHubDeviceClient
-
-        client = IoTHubDeviceClient.create_from_connection_string(
-            # The SDK reads the text itself, not what a masked one prints.
-            str.__str__(self._connection_string),
-            **self._device_options,
-        )
-        return HubLink(
-            client,
-            device_id=self.device_id,
-            events=self.events,
+    def _new_life(self, start_seconds: float) -> DeviceLife:
+        return DeviceLife(
+            self._setup,
             post=self._post,
             on_end=self._end,
+            cut_power=self.power_cut,
+            start_seconds=start_seconds,
         )
-
-    async def _live(self, link: HubLink, boot: Boot | None) -> None:
-        self._agent = UpdateAgent(self.board, self._surroundings(link))
-        self._desk = MethodDesk(
-            self._agent,
-            self.events,
-            send=link.client.send_method_response,
-            run_update=self._run_update,
-            allow_http=self._policy.allow_http,
-        )
-        try:
-            await self._until_ending(self._connect(link, boot))
-            self._started.set()
-            await self._ending.wait()
-            await self._stop_update(link)
-        finally:
-            self._desk.close()
-            if self._update:
-                self._update.cancel()
-            await link.close()
-
-    def _surroundings(self, link: HubLink) -> DeviceSurroundings:
-        async def write(patch: Json) -> None:
-            await link.ask(lambda: link.client.patch_twin_reported_properties(patch))
-
-        return DeviceSurroundings(
-            events=self.events,
-            policy=self._policy,
-            stage_seconds=self._stage_seconds,
-            ca_pem=self._device_options.get("server_verification_cert"),
-            has_power=lambda: self._has_power,
-            write=write,
-            restart=lambda: self._reboot(link),
-        )
-
-    async def _connect(self, link: HubLink, boot: Boot | None) -> None:
-        try:
-            await link.open()
-            await self._introduce(link, boot)
-        except Exception as error:
-            self._end(no_connection(error, self.device_id))
-
-    async def _introduce(self, link: HubLink, boot: Boot | None) -> None:
-        await link.listen(self._desk.take)
-        twin = await link.ask(link.client.get_twin)
-        goes_on = await self._agent.start(boot, twin["reported"])
-        self._desk.introduced.set()
-        self.events.add("ready", "Device twins initialized.")
-        if goes_on:
-            self._run_update()
-
-    async def _boot(self) -> Boot | None:
-        """Let the boot loader start an image; one that hangs is reset by the watchdog."""
-        if self.board is None:
-            return None
-        boot = self.board.reset()
-        while boot.hangs and boot.trial_of is not None:
-            self.events.add("hang", f"Version {boot.version} hangs; the watchdog will reset it.")
-            await asyncio.sleep(self.board.watchdog_seconds)
-            boot = self.board.reset()
-        self.events.add("booted", f"Version {boot.version} has started from slot {boot.slot}.")
-        return boot
-
-    async def _reboot(self, link: HubLink) -> Boot:
-        """Disconnect, boot, and connect again, for as long as it takes."""
-        await link.leave()
-        await asyncio.sleep(self._stage_seconds)
-        boot = await self._boot()
-        if boot is None:
-            raise RuntimeError("a device without a board does not reboot")
-        self._agent.boot = boot
-        while True:
-            try:
-                await link.return_()
-                return boot
-            except Exception as error:
-                if boot.trial_of is not None:  # firmware that does not get to its hub
-                    self.events.add("rejected", "The new image does not reach the hub.")
-                    return await self._reboot(link)
-                self.events.add("retry", f"The hub is not reached ({error}); asking again.")
-                await asyncio.sleep(RETRY_SECONDS)
-
-    # -- the end ----------------------------------------------------------------------------------
 
     def _end(self, error: FirmwareUpdateError | None) -> None:
         if error is not None and self.error is None:
             self.error = error
             self.events.add("error", str(error))
-        if self._link is not None:
-            self._link.give_up()
-        self._ending.set()
+        self._is_leaving = True
+        if self._life is not None:
+            self._life.end(quietly=self.error is not None)
 
     def _post(self, function: Callable[..., None], *arguments: Any) -> None:
         """Run `function` on this device's loop, from any thread; nothing when it has ended."""
@@ -311,45 +268,8 @@ class SimulatedDevice:
         except RuntimeError:  # closed in between
             return
 
-    async def _until_ending(self, work: Awaitable[T]) -> T | None:
-        """Await `work`, or give it up when the device is to end."""
-        task = asyncio.ensure_future(work)
-        ending = asyncio.ensure_future(self._ending.wait())
-        await asyncio.wait({task, ending}, return_when=asyncio.FIRST_COMPLETED)
-        ending.cancel()
-        if not task.done():
-            task.cancel()
-            return None
-        return task.result()
-
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: Json) -> None:
         # A call that was given up may still be answered; the SDK then meets a cancelled future.
         error = context.get("exception")
         if not isinstance(error, (asyncio.InvalidStateError, PowerLost)):
             self.events.add("error", f"{context.get('message')}: {error!r}")
-
-    # -- the update -------------------------------------------------------------------------------
-
-    def _run_update(self) -> None:
-        self._update = asyncio.ensure_future(self._agent.run())
-        self._update.add_done_callback(lambda task: note_failure(task, self.events))
-
-    async def _stop_update(self, link: HubLink) -> None:
-        """End or leave the update that runs: one of an image goes on after the next start."""
-        update = self._update
-        if update is None or update.done():
-            return
-        if self._has_power and self._agent.is_ending:  # the hub may have its last report already
-            await asyncio.wait({update}, timeout=STOP_SECONDS)
-            return
-        stage = self._agent.stage
-        update.cancel()
-        await asyncio.wait({update}, timeout=STOP_SECONDS)
-        told = link.is_connected and self.error is None and self._has_power
-        if self._agent.can_resume or not told:
-            return
-        try:
-            message = f"The device was stopped while {stage}."
-            await asyncio.wait_for(self._agent.interrupt(message), STOP_SECONDS)
-        except Exception:  # whatever it is, the device must end
-            self.events.add("error", "The hub was not told that the update was interrupted.")

@@ -146,11 +146,21 @@ class UpdateAgent:
         action, attempt = contract.RESUMED, self._log.record["attempt"]
         if self.boot and attempt in (self.boot.trial_of, self.boot.last_update):
             self._switching = True
+        if self.boot and self.boot.by_watchdog and not self._switching:
+            self._end_after_hang()
+            return
         if self.boot and attempt == self.boot.last_update:
             action = contract.ROLLED_BACK_ACTION if self.boot.rolled_back else contract.CONFIRMED
         self._keep_progress(order)
         self._around.note("recovered", f"The update that lost its power is {action}.")
         self._log.tell(contract.recovery_patch(self._now(), action))
+
+    def _end_after_hang(self) -> None:
+        """Fail: what got stuck once would get stuck again."""
+        message = f"The device hung while {self.stage}, and its watchdog reset it."
+        self._around.note("failed", message)
+        self.busy = False
+        self._close(contract.error_patch(self._now(), self.stage, contract.CODE_WATCHDOG, message))
 
     def _keep_progress(self, order: UpdateOrder) -> None:
         """Tell what is on the chip, of the total that the hub has heard of."""
@@ -218,6 +228,7 @@ class UpdateAgent:
             self._around.note(stage, _STAGE_WORDS[stage].format(shown(uri)))
         if stage != self.stage:  # otherwise it is resumed, and began when it began
             await self._log.advance(contract.stage_patch(self._now(), self.stage, stage))
+        await self._around.begins(stage)
 
     def _raise_if_cancelled(self) -> None:
         if self._cancelled.is_set():

@@ -13,6 +13,7 @@ from fwupdate_helpers.firmware.download_file import DownloadFile
 from fwupdate_helpers.firmware.image import check_version
 from fwupdate_helpers.firmware.logbook import Logbook
 from fwupdate_helpers.firmware.surroundings import Surroundings
+from fwupdate_helpers.firmware.watchdog import Watchdog
 
 Work = Coroutine[Any, Any, None]
 
@@ -97,8 +98,10 @@ class ImageWork:
     async def apply(self) -> None:
         """Copy the image into the slot that does not run."""
         await self._around.pause()
-        for _ in self._board.copy_download(other_slot(self._boot.slot)):
-            await asyncio.sleep(0)
+        with Watchdog(self._board.watchdog_seconds, self._around.reset) as watchdog:
+            for _ in self._board.copy_download(other_slot(self._boot.slot)):
+                watchdog.feed()
+                await self._around.step()
 
 
 async def with_progress(work: Work, log: Logbook, around: Surroundings) -> None:
