@@ -97,6 +97,8 @@ CODE_CANCELLED: Final = "cancelled"
 CODE_SELF_TEST: Final = "selfTestFailed"
 CODE_NOT_CONFIRMED: Final = "notConfirmed"
 """The new image was started and never confirmed that it works: a hang, or a loss of power."""
+CODE_WATCHDOG: Final = "watchdogReset"
+"""The device hung in a stage before the switch, and its watchdog reset it."""
 # Why the image could not be got:
 CODE_URI_REFUSED: Final = "uriRefused"
 """A scheme or a redirect that the device does not follow."""

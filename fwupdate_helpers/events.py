@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -28,11 +28,17 @@ class DeviceEvent:
 
 
 class EventLog:
-    """The last events of a device, readable and awaitable from any thread."""
+    """The last events of a device, readable and awaitable from any thread.
 
-    def __init__(self, size: int = 1000) -> None:
+    Args:
+        size: How many it keeps.
+        clock: Tells the device's time, UTC.
+    """
+
+    def __init__(self, size: int = 1000, *, clock: Callable[[], datetime] | None = None) -> None:
         self._events: deque[DeviceEvent] = deque(maxlen=size)
         self._count = 0
+        self._clock = clock or (lambda: datetime.now(timezone.utc))
         self._changed = threading.Condition()
 
     def __iter__(self) -> Iterator[DeviceEvent]:
@@ -48,7 +54,7 @@ class EventLog:
     def add(self, kind: str, text: str) -> None:
         """Note an event."""
         with self._changed:
-            self._events.append(DeviceEvent(datetime.now(timezone.utc), kind, text))
+            self._events.append(DeviceEvent(self._clock(), kind, text))
             self._count += 1
             self._changed.notify_all()
 

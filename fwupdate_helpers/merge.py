@@ -40,3 +40,27 @@ def difference(before: Json, after: Json) -> Json:
         elif old != value or key not in before:
             patch[key] = value
     return patch
+
+
+def compose(first: Json, second: Json) -> Json | None:
+    """Return one merge patch that does what two do one after the other; None when none does.
+
+    There is none where the second puts an object in place of what the first deletes or overwrites:
+    a merge patch cannot say "this object, and nothing of what was there before".
+
+    >>> compose({"a": 1, "b": {"c": 2}}, {"a": None, "b": {"d": 3}})
+    {'a': None, 'b': {'c': 2, 'd': 3}}
+    >>> compose({"a": None}, {"a": {"b": 1}}) is None
+    True
+    """
+    composed = dict(first)
+    for key, value in second.items():
+        before = first.get(key)
+        if isinstance(value, dict) and key in first:
+            inner = compose(before, value) if isinstance(before, dict) else None
+            if inner is None:
+                return None
+            composed[key] = inner
+        else:
+            composed[key] = value
+    return composed

@@ -228,17 +228,26 @@ def _reason(cause: Exception | None) -> str:
     return NOT_TRUSTED  # requests finds no CA file
 
 
-def no_connection(error: BaseException, device_id: str) -> FirmwareUpdateError:
+def no_connection(
+    error: BaseException, device_id: str, clock: datetime | None = None
+) -> FirmwareUpdateError:
     """Tell why a device client of azure-iot-device could not connect, or was turned away.
 
     The SDK hides the reason in the cause of its error, so both are looked at by name.
+
+    Args:
+        error: What the SDK raised.
+        device_id: The device.
+        clock: What the device's clock says; a wrong one makes tokens that the hub refuses.
     """
+    says = "" if clock is None else f" (it says {clock:%Y-%m-%d %H:%M} UTC)"
     causes = {type(error).__name__, type(error.__cause__).__name__}
     found: FirmwareUpdateError
     if causes & {"CredentialError", "UnauthorizedError"}:
         found = HubUnauthorized(
-            f"The hub refuses the device {device_id!r}: its key is wrong or expired, or the hub "
-            "has no such device. Run the set-up cell again for a new connection string."
+            f"The hub refuses the device {device_id!r}: its key is wrong, the hub has no such "
+            f"device, or the device's clock is wrong{says}, so that its token is out of date. Run "
+            "the set-up cell again for a new connection string, or set the clock."
         )
     elif causes & {"ServiceError"}:
         found = FirmwareUpdateError(

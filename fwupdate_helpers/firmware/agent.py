@@ -1,47 +1,30 @@
 """The update agent: walks an update from the order to a confirmed new version, or back.
 
-What the twin should tell is one JSON object. Every step changes it, keeps it on the flash chip, and
-only then reports what is new in it; so after a loss of power the agent knows where it was, and the
-twin is never ahead of the device. The agent has no SDK, no clock and no network of its own: the
-device around it hands them in.
+What the twin should tell is one JSON object, the `Logbook`. Every step changes it, keeps it on the
+flash chip, and only then reports what is new in it; so after a loss of power the agent knows where
+it was. The agent has no SDK, no clock and no network of its own: the device around it hands them
+in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import uuid
-from collections.abc import Callable, Coroutine
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.contract import UpdateOrder
 from fwupdate_helpers.errors import StageError
+from fwupdate_helpers.firmware import orders
 from fwupdate_helpers.firmware.board import DOWNLOAD_FILE, Board, Boot, other_slot
 from fwupdate_helpers.firmware.download import shown
-from fwupdate_helpers.firmware.download_file import DownloadFile
-from fwupdate_helpers.firmware.image import check_version
+from fwupdate_helpers.firmware.logbook import Logbook
+from fwupdate_helpers.firmware.orders import Answer
+from fwupdate_helpers.firmware.stages import reason, stages_of, unless_cancelled
 from fwupdate_helpers.firmware.surroundings import Surroundings
-from fwupdate_helpers.merge import difference, merge
 
 Json = dict[str, Any]
-Answer = tuple[int, Json]
-
-PROGRESS_SECONDS: Final = 0.5
-"""At most two progress reports a second."""
-_STEPS: Final = 20
-_OWN_KEYS: Final = (
-    contract.STATUS,
-    contract.LOG_TIME,
-    contract.DOWNLOAD_COMPLETE,
-    contract.STARTED_APPLYING,
-    contract.LAST_UPDATE,
-    contract.UPDATE,
-    contract.FIRMWARE,
-)
-
 
 _STAGE_WORDS: Final = {
     contract.DOWNLOADING: "Downloading image from: {}",
@@ -70,50 +53,18 @@ class UpdateAgent:
         self.busy = False
         self.is_ending = False
         self._around = around
-        self._record: Json = {}
+        self._log = Logbook(board, around)
         self._order: UpdateOrder | None = None
-        self._told: Json = {}
-        self._acknowledged: Json = {}
         self._cancelled = asyncio.Event()
         self._switching = False
-        self._mirroring = asyncio.Lock()
 
     # -- what a service asks ----------------------------------------------------------------------
 
     def answer_at_once(self, order: UpdateOrder) -> Answer | None:
         """Return the answer to an order that starts nothing; None when the update can begin."""
-        if self._record.get("updateId") == order.update_id:
-            return self._answer_repeated(order)
-        if self.busy:
-            return 409, refusal("busy", "A firmware update is already running.")
-        if self.board is None and not order.is_simulated:
-            return 400, refusal(
-                "noBoard",
-                "This device has no board with a flash chip and a publisher's key, so it takes no "
-                "image. Give SimulatedDevice a board, or send a name without a scheme.",
-            )
-        if self.board and order.is_simulated and _means_an_image(order):
-            return 400, refusal(
-                contract.CODE_URI_REFUSED,
-                "The package URI has no scheme, so no image could be fetched. Write https:// in "
-                "front of it.",
-            )
-        if self._runs_already(order):
-            return 200, dict(contract.RESPONSE_UP_TO_DATE)
-        return None
-
-    def _answer_repeated(self, order: UpdateOrder) -> Answer:
-        if self._record["fingerprint"] == order.fingerprint:
-            return 200, dict(contract.RESPONSE_REPEATED)
-        return 409, refusal(
-            "updateIdInUse", "Another order had this updateId. Give each update its own."
-        )
-
-    def _runs_already(self, order: UpdateOrder) -> bool:
-        if self.boot is None or order.version is None or order.allow_downgrade:
-            return False
-        running = contract.parse_version(self.boot.version)
-        return contract.parse_version(order.version) == running
+        if repeated := orders.answer_repeated(order, self._log.record):
+            return repeated
+        return orders.busy() if self.busy else orders.answer_for_board(order, self.boot)
 
     def cancel(self, update_id: str | None) -> Answer:
         """Give the running update up at its next safe point, or tell why not.
@@ -121,16 +72,10 @@ class UpdateAgent:
         Args:
             update_id: The update that is meant; None means whichever runs.
         """
-        if not self.busy or self.is_ending:
-            return 409, refusal("noUpdate", "No firmware update is running.")
-        if update_id not in (None, self._record["updateId"]):
-            return 409, refusal("otherUpdate", "Another firmware update is running.")
-        if self._switching:
-            return 409, refusal(
-                "tooLate",
-                "The device is switching to the new image and cannot stop half-way. Update to the "
-                f"older version afterwards, with {contract.ALLOW_DOWNGRADE!r}.",
-            )
+        runs = self.busy and not self.is_ending
+        running = self._log.record["updateId"] if runs else None
+        if refused := orders.refused_cancel(update_id, running, switching=self._switching):
+            return refused
         self._cancelled.set()
         return 200, dict(contract.RESPONSE_CANCELLED)
 
@@ -143,20 +88,14 @@ class UpdateAgent:
             Exception: The hub did not take the report; the update is closed again.
         """
         self._prepare(order)
-        self._record = {
-            "updateId": order.update_id,
-            "fingerprint": order.fingerprint,
-            "attempt": uuid.uuid4().hex,  # an update id may come back after another update
-            "order": asdict(order),
-        }
+        self._log.open(order)
         patch = contract.opening_patch(order.update_id, self._now(), order.version)
         try:
-            await self._advance(patch)
+            await self._log.advance(patch)
         except Exception as error:
             self.busy = False
-            # Forgotten, so that the service may ask for the same update again.
-            self._record |= {"updateId": None, "fingerprint": None}
-            message = f"The update was not begun: it could not be reported ({_reason(error)})."
+            self._log.disown()
+            message = f"The update was not begun: it could not be reported ({reason(error)})."
             self._close(
                 contract.error_patch(self._now(), contract.WAITING, contract.CODE_INTERNAL, message)
             )
@@ -180,49 +119,57 @@ class UpdateAgent:
             Whether there is an update to go on with, by `run`.
         """
         self.boot = boot
-        self._acknowledged = {key: reported[key] for key in _OWN_KEYS if key in reported}
-        self._record = (self.board.read_record() if self.board else None) or {}
-        if not self._record:
-            patch = contract.started_patch(self._now(), self._acknowledged)
-            self._told = merge(self._acknowledged, patch)
-        else:
+        self._log.read(reported)
+        if self._log.record:
             self._recall()
-        await self._advance(self._firmware())
+        else:
+            self._log.told = self._log.acknowledged
+            self._log.tell(contract.started_patch(self._now(), self._log.told))
+        await self._log.advance(self._firmware())
         return self.busy
 
     def _recall(self) -> None:
-        self._told = self._record["told"]
-        unheard = self._acknowledged.get(contract.UPDATE) != self._told.get(contract.UPDATE)
-        order = self._record["order"]
+        self._log.told = self._log.record["told"]
+        order = self._log.record["order"]
         if order is not None:
             self._recover(UpdateOrder(**order))
-        elif not unheard:  # otherwise the hub hears of the end first
-            self._told = merge(self._told, contract.stand_by_patch(self._now()))
+        elif not self._log.is_unheard:  # otherwise the hub hears of the end first
+            self._log.tell(contract.stand_by_patch(self._now()))
         if order is None and self.board:
             self.board.drop_download()
 
     def _recover(self, order: UpdateOrder) -> None:
         if order.is_simulated:
-            self._close(contract.started_patch(self._now(), self._told))
+            self._close(contract.started_patch(self._now(), self._log.told))
             return
         self._prepare(order)
-        action, attempt = contract.RESUMED, self._record["attempt"]
+        action, attempt = contract.RESUMED, self._log.record["attempt"]
         if self.boot and attempt in (self.boot.trial_of, self.boot.last_update):
             self._switching = True
+        if self.boot and self.boot.by_watchdog and not self._switching:
+            self._end_after_hang()
+            return
         if self.boot and attempt == self.boot.last_update:
             action = contract.ROLLED_BACK_ACTION if self.boot.rolled_back else contract.CONFIRMED
         self._keep_progress(order)
         self._around.note("recovered", f"The update that lost its power is {action}.")
-        self._told = merge(self._told, contract.recovery_patch(self._now(), action))
+        self._log.tell(contract.recovery_patch(self._now(), action))
+
+    def _end_after_hang(self) -> None:
+        """Fail: what got stuck once would get stuck again."""
+        message = f"The device hung while {self.stage}, and its watchdog reset it."
+        self._around.note("failed", message)
+        self.busy = False
+        self._close(contract.error_patch(self._now(), self.stage, contract.CODE_WATCHDOG, message))
 
     def _keep_progress(self, order: UpdateOrder) -> None:
         """Tell what is on the chip, of the total that the hub has heard of."""
-        heard = self._acknowledged.get(contract.UPDATE) or {}
+        heard = self._log.acknowledged.get(contract.UPDATE) or {}
         total = heard.get(contract.TOTAL)
         if heard.get(contract.UPDATE_ID) != order.update_id or not total:
             return
         received = self._the_board.flash.size(DOWNLOAD_FILE)
-        self._told = merge(self._told, contract.progress_patch(received / total, received, total))
+        self._log.tell(contract.progress_patch(received / total, received, total))
 
     # -- the walk ---------------------------------------------------------------------------------
 
@@ -237,39 +184,32 @@ class UpdateAgent:
 
     async def _end_badly(self, error: Exception) -> None:
         if self.is_ending:  # the end is on the chip; the hub hears of it after the next start
-            self._around.note("error", f"The hub did not take the last report: {_reason(error)}")
+            self._around.note("error", f"The hub did not take the last report: {reason(error)}")
         elif isinstance(error, StageError):
             await self._fail(error.code, str(error))
         elif self._switching:  # only the boot loader can tell what runs next: the next start judges
-            self._around.note("error", f"The reboot went wrong: {_reason(error)}")
+            self._around.note("error", f"The reboot went wrong: {reason(error)}")
         else:
             full = isinstance(error, OSError) and error.errno == errno.ENOSPC
             code = contract.CODE_DISK_FULL if full else contract.CODE_INTERNAL
-            await self._fail(code, f"The update failed while {self.stage}: {_reason(error)}.")
+            await self._fail(code, f"The update failed while {self.stage}: {reason(error)}.")
 
     @property
     def stage(self) -> str:
         """The stage that has begun and not ended."""
-        return contract.open_stage(self._told) or contract.WAITING
+        return self._log.stage
 
     async def _walk(self) -> None:
         order = self._the_order
         if self._switching:  # the power was lost after the switch
             await self._judge(self._the_boot)
             return
-        work: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-            contract.WAITING: self._around.pause,
-            contract.DOWNLOADING: self._download,
-            contract.VERIFYING: self._verify,
-            contract.APPLYING: self._apply,
-        }
-        if order.is_simulated:
-            work |= {contract.DOWNLOADING: self._transfer, contract.APPLYING: self._around.pause}
-            del work[contract.VERIFYING]
-        for stage, walk in work.items():
+        stages = stages_of(order, self._log, self._around, board=self.board, boot=self.boot)
+        for stage, work in stages.items():
             if contract.STAGES.index(stage) >= contract.STAGES.index(self.stage):
                 await self._enter(stage)
-                await self._unless_cancelled(walk())
+                await unless_cancelled(work(), self._cancelled)
+                self._raise_if_cancelled()
         self._around.note("applied", "Image applied.")
         if order.is_simulated:
             await self._complete(contract.APPLYING)
@@ -287,95 +227,24 @@ class UpdateAgent:
         if stage in _STAGE_WORDS:
             self._around.note(stage, _STAGE_WORDS[stage].format(shown(uri)))
         if stage != self.stage:  # otherwise it is resumed, and began when it began
-            await self._advance(contract.stage_patch(self._now(), self.stage, stage))
+            await self._log.advance(contract.stage_patch(self._now(), self.stage, stage))
+        await self._around.begins(stage)
 
-    async def _unless_cancelled(self, work: Coroutine[Any, Any, None]) -> None:
-        task, given_up = asyncio.ensure_future(work), asyncio.ensure_future(self._cancelled.wait())
-        try:
-            await asyncio.wait({task, given_up}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            given_up.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.result()
+    def _raise_if_cancelled(self) -> None:
         if self._cancelled.is_set():
             raise StageError(contract.CODE_CANCELLED, "The service cancelled the update.")
-
-    async def _transfer(self) -> None:
-        """Let the time of a download pass: a URI without a scheme leads to no image."""
-        await self._with_progress(self._pass_time())
-
-    async def _pass_time(self) -> None:
-        for step in range(1, _STEPS + 1):
-            await self._around.pause(1 / _STEPS)
-            self._told = merge(self._told, contract.progress_patch(step / _STEPS))
-
-    async def _download(self) -> None:
-        sink = DownloadFile(self._the_board, self._record)
-        uri = self._the_order.package_uri
-        await self._with_progress(self._around.download(uri, sink, self._note_progress))
-
-    def _note_progress(self, received: int, total: int | None) -> None:
-        share = received / total if total else 0.0
-        self._told = merge(self._told, contract.progress_patch(share, received, total))
-
-    async def _with_progress(self, work: Coroutine[Any, Any, None]) -> None:
-        """Report the progress beside the work, never more often than `PROGRESS_SECONDS`."""
-        done = asyncio.Event()
-        reporter = asyncio.ensure_future(self._report_progress(done))
-        try:
-            await work
-        finally:
-            done.set()
-            await reporter
-
-    async def _report_progress(self, done: asyncio.Event) -> None:
-        while True:
-            try:
-                await asyncio.wait_for(done.wait(), PROGRESS_SECONDS)
-                return
-            except asyncio.TimeoutError:
-                await self._mirror_if_possible()
-
-    async def _mirror_if_possible(self) -> None:
-        try:
-            await self._mirror()
-        except Exception as error:  # the next report tells it all
-            self._around.note("retry", f"The progress was not reported: {_reason(error)}")
-
-    async def _verify(self) -> None:
-        await self._around.pause()
-        board, order, boot = self._the_board, self._the_order, self._the_boot
-        image = await asyncio.to_thread(board.verify, DOWNLOAD_FILE)
-        check_version(
-            image,
-            running=boot.version,
-            expected=order.version,
-            check_value=order.check_value,
-            allow_downgrade=order.allow_downgrade,
-        )
-        patch = {contract.UPDATE: {contract.VERSION: image.manifest.version}}
-        self._told = merge(self._told, patch)
-
-    async def _apply(self) -> None:
-        await self._around.pause()
-        for _ in self._the_board.copy_download(other_slot(self._the_boot.slot)):
-            await asyncio.sleep(0)
 
     async def _switch(self) -> None:
-        if self._cancelled.is_set():
-            raise StageError(contract.CODE_CANCELLED, "The service cancelled the update.")
+        self._raise_if_cancelled()
         self._switching = True
-        self._told = merge(self._told, self._firmware())
+        self._log.tell(self._firmware())
         await self._enter(contract.REBOOTING)
-        self._the_board.arm(other_slot(self._the_boot.slot), self._record["attempt"])
+        self._the_board.arm(other_slot(self._the_boot.slot), self._log.record["attempt"])
         await self._judge(await self._around.reboot())
 
     async def _judge(self, boot: Boot) -> None:
         """Decide after a reboot: confirm the new image, go back to the old one, or end."""
-        self.boot, attempt = boot, self._record["attempt"]
+        self.boot, attempt = boot, self._log.record["attempt"]
         if boot.trial_of == attempt:
             problem = self._self_test(boot)
             if problem is None:
@@ -383,8 +252,8 @@ class UpdateAgent:
                 await self._complete(contract.REBOOTING)
                 return
             self._around.note("rejected", problem)
-            self._record["failure"] = [contract.CODE_SELF_TEST, problem]
-            self._save()
+            self._log.record["failure"] = [contract.CODE_SELF_TEST, problem]
+            self._log.save()
             self._the_board.reject()
             await self._judge(await self._around.reboot())
         elif boot.last_update == attempt and not boot.rolled_back:
@@ -408,7 +277,7 @@ class UpdateAgent:
         self._around.note("completed", "Firmware update completed.")
 
     async def _roll_back(self, boot: Boot) -> None:
-        code, problem = self._record.get("failure") or (
+        code, problem = self._log.record.get("failure") or (
             contract.CODE_NOT_CONFIRMED,
             "The new image was started and did not confirm in time that it works.",
         )
@@ -435,50 +304,23 @@ class UpdateAgent:
     async def _end(self, patch: Json) -> None:
         self.is_ending = True
         self._close(patch)
-        await self._mirror()
+        await self._log.mirror()
 
     def _close(self, patch: Json) -> None:
-        self._told = merge(self._told, patch)
-        self._record |= {"order": None}  # with it goes the URI, which may hold a signature
-        self._told = merge(self._told, self._firmware())
-        try:
-            self._save()
-        except OSError:  # no room; there is some without the download
-            if self.board is None:
-                raise
-            self.board.drop_download()
-            self._save()
-        if self.board:
-            self.board.drop_download()
+        self._log.tell(patch)
+        self._log.close()
+        self._log.tell(self._firmware())
+        self._log.save_the_end()
 
-    # -- flash chip and twin ----------------------------------------------------------------------
-
-    async def _advance(self, patch: Json) -> None:
-        self._told = merge(self._told, patch)
-        self._save()
-        await self._mirror()
-
-    def _save(self) -> None:
-        if self._record:
-            self._record["told"] = self._told
-            if self.board:
-                self.board.write_record(self._record)
-
-    async def _mirror(self) -> None:
-        """Report what the hub has not acknowledged yet; all of it, in one patch."""
-        async with self._mirroring:
-            told = self._told
-            if patch := difference(self._acknowledged, told):
-                await self._around.report(patch)
-                self._acknowledged = told
+    # -- small things -----------------------------------------------------------------------------
 
     def _firmware(self) -> Json:
         if self.board is None or self.boot is None:
             return {}
-        pending = (self._told.get(contract.UPDATE) or {}).get(contract.VERSION)
+        pending = (self._log.told.get(contract.UPDATE) or {}).get(contract.VERSION)
         return contract.firmware_patch(
             self.boot.version,
-            pending if self._record.get("order") else None,
+            pending if self._log.record.get("order") else None,
             self.boot.slot,
             self.board.slots(),
         )
@@ -497,20 +339,3 @@ class UpdateAgent:
         if self.boot is None:
             raise RuntimeError("the board has not started")
         return self.boot
-
-
-def refusal(code: str, message: str) -> Json:
-    """Return the payload of a direct method that the device refuses."""
-    return {contract.ERROR_KEY: {contract.ERROR_CODE: code, contract.ERROR_MESSAGE: message}}
-
-
-def _means_an_image(order: UpdateOrder) -> bool:
-    named = order.version is not None or order.check_value is not None
-    return named or any(mark in order.package_uri for mark in "/?\\")
-
-
-def _reason(error: Exception) -> str:
-    """Tell what went wrong without a path or a secret that the error's text may hold."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__

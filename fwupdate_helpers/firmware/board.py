@@ -16,7 +16,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +55,7 @@ class Boot:
         trial_of: The id of the update whose image is on trial; None for a confirmed one.
         last_update: The id of the update that was confirmed or rolled back last, if any.
         rolled_back: Whether that update was rolled back.
+        by_watchdog: Whether the watchdog caused this start, as the reset-cause register tells.
     """
 
     slot: str
@@ -62,6 +63,7 @@ class Boot:
     trial_of: str | None = None
     last_update: str | None = None
     rolled_back: bool = False
+    by_watchdog: bool = False
 
     @property
     def version(self) -> str:
@@ -117,6 +119,8 @@ class Board:
         self._capacity = capacity
         self._on_call = on_call
         self._switch, self._is_on = threading.RLock(), True
+        self._by_watchdog = False
+        self._taken = 0
         self.flash = self._chip()
         if self.flash.exists(BOOT_FILE):
             return
@@ -135,7 +139,7 @@ class Board:
         return f"Board({self.hardware}, {slots})"
 
     def _chip(self) -> Flash:
-        return Flash(self._folder, capacity=self._capacity, on_call=self._on_call)
+        return Flash(self._folder, capacity=self._capacity - self._taken, on_call=self._on_call)
 
     def _fill(self, factory_image: Path) -> None:
         slot_file = _slot_file("a")
@@ -157,7 +161,7 @@ class Board:
             survivors: See `Flash.lose_power`.
         """
         with self._switch:
-            self._is_on = False
+            self._is_on = self._by_watchdog = False
             self.flash.lose_power(survivors)
 
     def switch_on(self) -> None:
@@ -181,6 +185,16 @@ class Board:
                 raise PowerLost
             self.flash = self._chip()
             self.flash.drop_orphans()
+            by_watchdog, self._by_watchdog = self._by_watchdog, False
+        return replace(self._choose(), by_watchdog=by_watchdog)
+
+    def watchdog_reset(self) -> None:
+        """Stop the program as the watchdog does: nothing it does counts any more. Then `reset`."""
+        with self._switch:
+            self.flash.lose_power()
+            self._by_watchdog = self._is_on
+
+    def _choose(self) -> Boot:
         control = self._read_boot()
         trial = control.get("trial")
         if trial and trial["triesLeft"] > 0:
@@ -303,6 +317,22 @@ class Board:
         """Raise `OSError` (``ENOSPC``) unless an image's bytes leave room for the small files."""
         if self.flash.free < size + _RESERVED:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(self, *, leave: int = 0) -> None:
+        """Fill the chip with other things, so that images may take `leave` more bytes at most.
+
+        What the board needs for its small files stays free. `free_up` ends it.
+        """
+        with self._switch:
+            self.free_up()
+            self._taken = max(0, self.flash.free - _RESERVED - leave)
+            self.flash.capacity = self._capacity - self._taken
+
+    def free_up(self) -> None:
+        """Remove the other things that `fill` put on the chip."""
+        with self._switch:
+            self._taken = 0
+            self.flash.capacity = self._capacity
 
     def drop_download(self) -> None:
         """Free the space of a download that is no longer needed."""

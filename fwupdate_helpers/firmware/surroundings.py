@@ -29,6 +29,15 @@ class Surroundings(Protocol):
     async def pause(self, share: float = 1.0) -> None:
         """Wait as long as a stage takes at least, or a share of it."""
 
+    async def begins(self, stage: str) -> None:
+        """Called when a stage has begun: a fault of the hardware may strike here."""
+
+    async def step(self) -> None:
+        """Called between two pieces of a long job, to let others work; it may never return."""
+
+    def reset(self) -> None:
+        """Called by the watchdog: the board starts anew, and this program ends here."""
+
     def note(self, kind: str, text: str) -> None:
         """Note an event."""
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from azure.iot.device import IoTHubDeviceClient
 from azure.iot.hub import IoTHubRegistryManager
 
 from fwupdate_helpers import contract
-from fwupdate_helpers.device import SimulatedDevice
+from fwupdate_helpers.device import LinkPolicy, SimulatedDevice
+from fwupdate_helpers.device.surroundings import DeviceSurroundings
 from fwupdate_helpers.errors import (
     FirmwareUpdateError,
     HubUnauthorized,
@@ -78,21 +80,20 @@ def test_stop_during_an_update_tells_the_twin_that_it_was_interrupted(
     assert contract.open_stage(twin) is None
 
 
-class _SlowToHear(SimulatedDevice):
-    """Hears late that the hub has what it reported."""
-
-    async def _report(self, patch: Json) -> None:
-        await super()._report(patch)
-        await asyncio.sleep(0.1)
-
-
 def test_stop_before_the_device_knows_of_the_end_leaves_the_update_completed(
-    hub_process: HubProcess,
-    new_device: Callable[[str], str],
+    make: NewDevice,
     registry: IoTHubRegistryManager,
     device_id: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with _SlowToHear(new_device(device_id), stage_seconds=0, **hub_process.device_options):
+    report = DeviceSurroundings.report
+
+    async def hear_late(around: DeviceSurroundings, patch: Json) -> None:
+        await report(around, patch)
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(DeviceSurroundings, "report", hear_late)
+    with make():
         update = invoke_firmware_update(registry, device_id)
         wait_for_update(registry, device_id, update.update_id, interval=0.02)
     assert reported(registry, device_id)["firmwareStatus"] == "completed"
@@ -180,13 +181,34 @@ def test_a_hub_that_is_not_trusted_is_unavailable(
         device.start()
 
 
-def test_a_hub_that_does_not_run_is_unavailable(hub_process: HubProcess) -> None:
+def test_a_hub_that_does_not_run_is_unavailable_after_some_tries(hub_process: HubProcess) -> None:
     device = SimulatedDevice(
         f"HostName={free_loopback_address()};DeviceId=d1;SharedAccessKey=AAAA",
+        link_policy=LinkPolicy(start_seconds=0.5, first_wait=0.1),
         **hub_process.device_options,
     )
-    with pytest.raises(HubUnavailable, match="8883"):
+    with pytest.raises(HubUnavailable, match="8883") as failed:
         device.start()
+    assert failed.value.attempts > 1
+    assert "Tried" in str(failed.value)
+    assert device.events.wait_for("retry", timeout=0), "it says so meanwhile"
+    assert not device.is_running
+
+
+def test_a_device_that_starts_before_its_hub_waits_for_it(
+    own_hub_process: HubProcess, device_id: str
+) -> None:
+    string = device_connection_string(own_hub_process, device_id)
+    device = SimulatedDevice(string, stage_seconds=0, **own_hub_process.device_options)
+    own_hub_process.stop()
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        stack.callback(device.stop)
+        starting = pool.submit(device.start)
+        assert device.events.wait_for("retry", timeout=10)
+        own_hub_process.start()
+        starting.result(timeout=20)
+        update = invoke_firmware_update(own_hub_process.registry(), device_id)
+        wait_for_update(own_hub_process.registry(), device_id, update.update_id, interval=0.02)
 
 
 def test_a_hub_that_refuses_the_first_report_is_an_error_of_start(
@@ -194,7 +216,7 @@ def test_a_hub_that_refuses_the_first_report_is_an_error_of_start(
 ) -> None:
     device = make()
     client = IoTHubDeviceClient.create_from_connection_string(
-        str.__str__(device._connection_string), **hub_process.device_options
+        str.__str__(device._setup.connection_string), **hub_process.device_options
     )
     client.connect()
     full = {f"k{number}": "x" * 4000 for number in range(8)}

@@ -450,7 +450,7 @@ def test_a_method_that_comes_while_the_device_starts_waits_for_it(
 
     async def slow_start(agent: UpdateAgent, *arguments: Any) -> bool:
         while not calls:  # the hub knows of the handler already
-            calls.extend(device._answers)
+            calls.extend(device._life.desk.tasks if device._life else ())
             await asyncio.sleep(0.01)
         return await start(agent, *arguments)
 

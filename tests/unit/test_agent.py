@@ -201,7 +201,7 @@ def test_after_a_reboot_that_goes_wrong_the_next_start_judges_the_trial(
 def test_a_report_that_is_refused_turns_no_success_into_an_error(
     world: World, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fwupdate_helpers.firmware.agent.PROGRESS_SECONDS", 0.001)
+    monkeypatch.setattr("fwupdate_helpers.firmware.stages.PROGRESS_SECONDS", 0.001)
 
     async def scenario() -> None:
         agent = await started(world)

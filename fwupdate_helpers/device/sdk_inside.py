@@ -1,0 +1,87 @@
+"""What the SDK has no call for: a cut connection, a new subscription, a clock that is wrong.
+
+No program on a real device wants the first and the last; the second one closes a gap: the SDK
+subscribes once per client and trusts the hub to remember it. So this is the one place that reaches
+into azure-iot-device (measured with 2.14), and tests watch on the hub's side what comes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, Final
+
+METHODS: Final = "methods"
+TWIN: Final = "twin"
+
+
+def sever(client: Any) -> None:
+    """Close the TCP connection under an SDK client: no MQTT DISCONNECT, no TLS closure alert.
+
+    Args:
+        client: An ``IoTHubDeviceClient``, synchronous or asynchronous. ``shutdown`` it afterwards:
+            it has threads to end.
+    """
+    pipeline = client._mqtt_pipeline
+    pipeline.pipeline_configuration.connection_retry = False
+    stage = pipeline._pipeline
+    while stage is not None and getattr(stage, "transport", None) is None:
+        stage = stage.next
+    link = stage.transport._mqtt_client.socket() if stage is not None else None
+    link = getattr(link, "_socket", link)  # within paho's wrapper for websockets
+    if link is not None:
+        with suppress(OSError):  # it was closed already
+            # The method of ssl.SSLSocket would say goodbye first.
+            socket.socket.shutdown(link, socket.SHUT_RDWR)
+
+
+async def subscribe(client: Any, feature: str) -> None:
+    """Subscribe to the topic of a feature, also when the SDK believes that it has done so.
+
+    Unlike the SDK's setters, it can be cancelled when the hub's answer does not come.
+
+    Args:
+        client: An asynchronous ``IoTHubDeviceClient``.
+        feature: `METHODS` or `TWIN`.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def finish(error: Exception | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error else done.set_result(None)
+
+    def on_complete(error: Exception | None = None) -> None:
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(finish, error)
+
+    client._mqtt_pipeline.enable_feature(feature, on_complete)
+    await done
+
+
+def sign_by_clock(client: Any, offset: Callable[[], float]) -> None:
+    """Let a client sign its tokens by a clock that is wrong; when it renews them stays right.
+
+    Args:
+        client: An ``IoTHubDeviceClient`` that has not connected yet.
+        offset: Tells by how many seconds the device's clock is ahead of this computer's.
+    """
+    sastoken: Any = import_module("azure.iot.device.common.auth.sastoken")
+    configuration = client._mqtt_pipeline.pipeline_configuration
+    token = configuration.sastoken
+    if not isinstance(token, sastoken.RenewableSasToken):
+        return
+    renew = token.refresh
+
+    def refresh() -> None:
+        renew()
+        right = token._expiry_time
+        token._expiry_time = right + round(offset())
+        token._token = token._build_token()
+        token._expiry_time = right  # the SDK's alarm goes by this computer's clock
+
+    token.refresh = refresh
+    refresh()

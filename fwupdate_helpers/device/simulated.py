@@ -1,0 +1,275 @@
+"""The simulated device: its thread, its power, and its life from start to stop.
+
+Only the hardware is simulated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import math
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from fwupdate_helpers.connection_string import Secret, mask, read_device_string
+from fwupdate_helpers.device.faults import DeviceFaults
+from fwupdate_helpers.device.life import DeviceLife, DeviceSetup
+from fwupdate_helpers.device.link_policy import LinkPolicy
+from fwupdate_helpers.errors import FirmwareUpdateError, HubUnavailable
+from fwupdate_helpers.events import EventLog
+from fwupdate_helpers.firmware.board import Board
+from fwupdate_helpers.firmware.download_policy import DownloadPolicy
+from fwupdate_helpers.firmware.flash import PowerLost
+
+Json = dict[str, Any]
+
+_running: Final[dict[str, SimulatedDevice]] = {}
+_running_lock: Final = threading.Lock()
+
+
+class SimulatedDevice:
+    """A device that answers ``firmwareUpdate`` and reports the update through its twin.
+
+    Args:
+        connection_string: The device's own, with its key.
+        stage_seconds: How long each stage takes at least; the download takes what it takes.
+        board: The hardware that images are installed on. Without one, the device walks the
+            tutorial's simulated updates only.
+        policy: The limits of a download, for example its bandwidth.
+        link_policy: How patient the device is with its hub.
+        faults: Faults of its hardware.
+        device_options: Keyword arguments for the SDK's ``create_from_connection_string``.
+
+    Attributes:
+        device_id: The id in the connection string.
+        board: The hardware, or None.
+        events: What happened so far, an `EventLog`, by the device's clock.
+        faults: Faults of its hardware; they can be set at any time.
+        error: Why the device ended by itself, or None.
+
+    Raises:
+        InvalidConnectionString: The connection string lacks a part or has a bad one.
+
+    Example:
+        >>> with SimulatedDevice(string, **hub.device_options) as device:  # doctest: +SKIP
+        ...     invoke_firmware_update(hub.registry, device.device_id)
+    """
+
+    def __init__(
+        self,
+        connection_string: str,
+        *,
+        stage_seconds: float = 5.0,
+        board: Board | None = None,
+        policy: DownloadPolicy | None = None,
+        link_policy: LinkPolicy | None = None,
+        faults: DeviceFaults | None = None,
+        **device_options: Any,
+    ) -> None:
+        self.device_id = read_device_string(connection_string)
+        self.board = board
+        self.faults = faults or DeviceFaults()
+        self.events = EventLog(clock=self.faults.now)
+        self.error: FirmwareUpdateError | None = None
+        self._key = mask(connection_string)  # the same hub and the same device id
+        self._setup = DeviceSetup(
+            device_id=self.device_id,
+            connection_string=Secret(connection_string),
+            stage_seconds=stage_seconds,
+            board=board,
+            policy=policy or DownloadPolicy(),
+            link_policy=link_policy or LinkPolicy(),
+            faults=self.faults,
+            events=self.events,
+            device_options=device_options,
+        )
+        self._thread: threading.Thread | None = None
+        self._started: threading.Event = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._life: DeviceLife | None = None
+        self._is_leaving = False
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running else "stopped"
+        state += f", {type(self.error).__name__}: {self.error}" if self.error else ""
+        return f"SimulatedDevice({self.device_id!r}, {state})"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the background thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> SimulatedDevice:
+        """Connect, report `standBy` and listen for direct methods; harmless when it runs already.
+
+        A device with the same id that already runs in this process is stopped first.
+
+        Raises:
+            HubUnauthorized: The hub refuses the device's key, or has no such device.
+            HubUnavailable: No hub answers as long as `link_policy` waits, or its certificate is
+                not trusted.
+            DeviceIdInUse: Another client with this id keeps taking over.
+        """
+        with _running_lock:
+            if self._thread is not None and self._thread.is_alive():
+                if not self._is_leaving:
+                    return self
+                self._thread.join()  # a power cut, or an error, ends it just now
+            older = _running.get(self._key)
+            if older is not None:
+                older.stop()
+            _running[self._key] = self
+            self.error, self._life, self._is_leaving = None, None, False
+            if self.board is not None:
+                self.board.switch_on()
+            self._started.clear()
+            self._thread = threading.Thread(
+                target=self._run, name=f"device-{self.device_id}", daemon=True
+            )
+            self._thread.start()
+        self._started.wait()
+        self._raise_failure()
+        return self
+
+    def _raise_failure(self) -> None:
+        if self.error is not None:
+            self.stop()
+            raise self.error
+
+    def stop(self) -> None:
+        """Disconnect and end the background thread; harmless when it does not run."""
+        thread = self._thread
+        if thread is None:
+            return
+        self._post(self._end, None)
+        # Again and again, because a thread that has just begun has no loop yet to tell.
+        while thread is not threading.current_thread() and thread.is_alive():
+            thread.join(0.05)
+            self._post(self._end, None)
+
+    def power_cut(self) -> None:
+        """Cut the power: no clean-up runs, and what was not synced to the flash chip is gone.
+
+        The hub is told nothing: the connection just ends. `start` switches the device on again;
+        it then finds an image that works, and goes on with its update or back to the old version.
+        """
+        self._is_leaving = True
+        if self.board is not None:
+            self.board.cut_power()
+        try:
+            if self._life is not None:
+                self._life.lose_power()
+        finally:
+            self.stop()
+        self.events.add("power-cut", "The power was cut.")
+
+    def cut_power_at(self, stage: str) -> None:
+        """Let `power_cut` come when this stage of an update begins the next time, once.
+
+        Raises:
+            ValueError: There is no such stage.
+        """
+        self.faults.cut_power_at(stage)
+
+    def report(self, patch: Json, *, timeout: float | None = None) -> None:
+        """Write reported properties of your own; returns when the hub has acknowledged them.
+
+        Without a connection they wait, merged and in their order, beside those of an update. They
+        are kept in memory: a device that stops forgets what it could not say.
+
+        Args:
+            patch: A JSON merge patch: None deletes a property.
+            timeout: Seconds to wait; the patch stays in its place afterwards.
+
+        Raises:
+            FirmwareUpdateError: The device does not run, it ends before the hub answers, or the
+                hub refuses the patch.
+            HubUnavailable: The hub has not acknowledged it in time.
+        """
+        loop, life = self._loop, self._life
+        try:
+            if loop is None or life is None or not life.is_ready:
+                raise concurrent.futures.CancelledError
+            work = life.reports.report(patch)
+            asyncio.run_coroutine_threadsafe(work, loop).result(timeout)
+        except concurrent.futures.TimeoutError as error:
+            raise HubUnavailable(
+                f"The hub has not acknowledged a report of {self.device_id!r} in {timeout:g} s. "
+                "It is sent as soon as the hub is back."
+            ) from error
+        except concurrent.futures.CancelledError as error:
+            raise FirmwareUpdateError(
+                f"The device {self.device_id!r} does not run, so it reports nothing. Start it."
+            ) from error
+
+    def __enter__(self) -> SimulatedDevice:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    # -- the background thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except PowerLost:  # while it started
+            pass
+        except Exception as error:
+            self.error = FirmwareUpdateError(f"The device ended: {type(error).__name__}: {error}")
+            self.error.__cause__ = error
+            self.events.add("error", str(self.error))
+        finally:
+            self._loop = None
+            if _running.get(self._key) is self:
+                del _running[self._key]
+            self.events.add("stopped", "The device has stopped.")
+            self._started.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._on_loop_error)
+        start_seconds = self._setup.link_policy.start_seconds
+        while not self._is_leaving:
+            try:
+                self._life = self._new_life(start_seconds)
+            except (ValueError, TypeError) as error:
+                self._end(FirmwareUpdateError(f"The SDK refuses the device's options: {error}"))
+                return
+            if not await self._life.run(self._started.set):
+                return
+            start_seconds = math.inf  # nobody waits for the next one
+
+    def _new_life(self, start_seconds: float) -> DeviceLife:
+        return DeviceLife(
+            self._setup,
+            post=self._post,
+            on_end=self._end,
+            cut_power=self.power_cut,
+            start_seconds=start_seconds,
+        )
+
+    def _end(self, error: FirmwareUpdateError | None) -> None:
+        if error is not None and self.error is None:
+            self.error = error
+            self.events.add("error", str(error))
+        self._is_leaving = True
+        if self._life is not None:
+            self._life.end(quietly=self.error is not None)
+
+    def _post(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Run `function` on this device's loop, from any thread; nothing when it has ended."""
+        loop = self._loop
+        if loop is None:
+            return
+        try:
+            loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # closed in between
+            return
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: Json) -> None:
+        # A call that was given up may still be answered; the SDK then meets a cancelled future.
+        error = context.get("exception")
+        if not isinstance(error, (asyncio.InvalidStateError, PowerLost)):
+            self.events.add("error", f"{context.get('message')}: {error!r}")
