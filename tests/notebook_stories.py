@@ -126,9 +126,40 @@ def check_no_secret(notebook: NotebookNode, state_dir: Path) -> None:
     assert not re.search(r"[A-Za-z0-9+/]{43}=", shown), "looks like a key of a device"
 
 
+def story_03(notebook: NotebookNode) -> None:
+    """Ten failures, each with its code, and what became of it."""
+    cell = {cell.id: cell for cell in notebook.cells}
+    assert "404 404103" in text_of(cell["offline"])
+    assert re.search(r"404: try 2 comes in", text_of(cell["by-hand"]))
+    assert "200 {'Response': 'Firmware update started'}" in text_of(cell["by-hand"])
+    assert "completed" in text_of(cell["by-hand-end"])
+    assert "429 Retry-After: 1" in text_of(cell["throttle"])
+    assert text_of(cell["throttled"]).count("429001") >= 2
+    assert "The service tried again" in text_of(cell["throttled-timeline"])
+    assert "**UpdateTimeout**" in text_of(cell["lost-answer"])
+    assert "heard: True" in text_of(cell["look"]) and "completed" in text_of(cell["look"])
+    assert "504101" in text_of(cell["resolved"]) and "**completed**" in text_of(cell["resolved"])
+    assert "**UpdateRejected**" in text_of(cell["busy"]) and "completed" in text_of(cell["busy"])
+    assert "**completed**" in text_of(cell["cut"])
+    for cell_id, code in (
+        ("corrupt", "hashMismatch"),
+        ("signature", "badSignature"),
+        ("rollback", "selfTestFailed"),
+    ):
+        assert code in text_of(cell[cell_id]), cell_id
+    assert "**rolledback**" in text_of(cell["rollback"])
+    assert "no power" in text_of(cell["power-cut"])
+    assert re.search(r"'action': '(resumed|confirmed)'", text_of(cell["power-back"]))
+    assert "**completed**" in text_of(cell["lost-acknowledgement"])
+    assert "look at the twin first" in text_of(cell["rules"])
+    for picture in ("good", "throttled-timeline", "rollback", "compare"):
+        check_figure(cell[picture])
+
+
 STORIES: Mapping[str, Callable[[NotebookNode], None]] = {
     "00": story_00,
     "01": story_01,
     "02": story_02,
+    "03": story_03,
 }
 """The story of each notebook, by its number."""

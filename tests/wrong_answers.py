@@ -141,4 +141,33 @@ WRONG_ANSWERS = {
             "        return refusal.payload",
         ),
     ],
+    "03-a": [
+        Wrong(
+            "From 0 to 0.2 s",
+            "def backoff(attempt):\n    return min(8, 0.2 * 2**attempt) + random.uniform(0, 1)",
+        ),
+        Wrong(
+            "Drawn from all between",
+            "def backoff(attempt):\n    return min(8, 0.2 * 2**attempt)",
+        ),
+    ],
+    "03-b": [
+        Wrong("after it True", "def was_heard(update_id):\n    return True"),
+        Wrong(
+            "after it False",
+            "seen = hub.registry.get_twin(thermostat.device_id).properties.reported\n"
+            "def was_heard(update_id):\n"
+            "    return seen['firmwareUpdate']['updateId'] == update_id",
+        ),
+    ],
+    "03-c": [
+        Wrong(
+            "504101 (GatewayTimeout): 'again'",
+            "decision = {401: 'never', 429: 'again', 504101: 'again', 'answerLost': 'look'}",
+        ),
+        Wrong(
+            "401 (unauthorized): 'again'",
+            "decision = dict.fromkeys([401, 429, 504101, 'answerLost'], 'again')",
+        ),
+    ],
 }

@@ -1,0 +1,116 @@
+"""Checks of notebook 03."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any, Final
+
+from fwupdate_helpers.exercises.card import Card, correct, incorrect, short
+from fwupdate_helpers.exercises.learner import Learner
+from fwupdate_helpers.retry_rules import RETRY_RULES, Operation, Verdict
+
+_FIRST, _CAP, _DRAWS = 0.2, 8.0, 200
+_ATTEMPTS: Final = (0, 1, 2, 3, 5, 8, 40)
+_IN_WORDS: Final = {
+    Verdict.RETRY: "again",
+    Verdict.IF_OFFLINE_ALLOWED: "again",
+    Verdict.LOOK: "look",
+    Verdict.GIVE_UP: "never",
+}
+_CODES: Final = (401, 429, 504101, "answerLost")
+_UPDATE_SECONDS: Final = 60.0
+
+
+def backs_off(learner: Learner) -> Card:
+    """03-a: exponential back-off with full jitter and a cap."""
+    backoff = learner.attempt("backoff", todo="Return the seconds to wait, drawn at random.")
+    for attempt in _ATTEMPTS:
+        most = min(_CAP, _FIRST * 2**attempt)
+        try:
+            drawn = [float(backoff(attempt)) for _ in range(_DRAWS)]
+        except Exception as error:
+            return incorrect(
+                f"backoff({attempt}) ended with {type(error).__name__}.",
+                expected="A number of seconds.",
+                look="The return, and the names in the formula.",
+            )
+        if card := _judge_waits(attempt, most, drawn):
+            return card
+    return correct("Longer after each failure, never the same twice, and never more than 8 s.")
+
+
+def _judge_waits(attempt: int, most: float, drawn: list[float]) -> Card | None:
+    seen = f"backoff({attempt}) gave {min(drawn):.2f} to {max(drawn):.2f} s in {_DRAWS} draws."
+    if min(drawn) < 0 or max(drawn) > most * 1.000001:
+        return incorrect(
+            seen,
+            expected=f"From 0 to {most:g} s.",
+            look="The smaller one of 8 and 0.2 times two to the power of attempt.",
+        )
+    # 200 draws that all lie in one half of the range are not drawn from the whole of it.
+    if min(drawn) > most / 2 or max(drawn) < most / 2:
+        return incorrect(
+            seen,
+            expected=f"Drawn from all between 0 and {most:g} s.",
+            look="random.uniform, from 0 to the most.",
+        )
+    return None
+
+
+def looks_first(learner: Learner) -> Card:
+    """03-b: the twin tells whether an order was heard."""
+    hub = learner.hub()
+    thermostat = learner.need("thermostat", 2)
+    address = learner.need("uris", 2)["1.0.0"]
+    was_heard = learner.attempt("was_heard", todo="Read the twin, and compare the update's id.")
+    update_id = f"check-{uuid.uuid4().hex[:8]}"
+    from fwupdate_helpers.service import invoke_firmware_update, watch_update
+
+    for _ in watch_update(hub.registry, thermostat.device_id, timeout=_UPDATE_SECONDS):
+        pass  # the update that may still run has an end
+    order: dict[str, Any] = {"package_uri": address, "version": "1.0.0", "allow_downgrade": True}
+    before = _answer(was_heard, update_id)
+    invoke_firmware_update(hub.registry, thermostat.device_id, update_id=update_id, **order)
+    after = _answer(was_heard, update_id)
+    for _ in watch_update(
+        hub.registry, thermostat.device_id, update_id=update_id, timeout=_UPDATE_SECONDS
+    ):
+        pass
+    if (before, after) == (False, True):
+        return correct("Not heard before the call, heard after it: now a service can decide.")
+    return incorrect(
+        f"Before the call was_heard said {short(before)}, and after it {short(after)}.",
+        expected="False before, True after.",
+        look="Whether the twin is read inside the function, each time, and what is compared.",
+    )
+
+
+def _answer(was_heard: Any, update_id: str) -> Any:
+    try:
+        return was_heard(update_id)
+    except Exception as error:
+        return error
+
+
+def decides(learner: Learner) -> Card:
+    """03-c: what to do after each error."""
+    decision = learner.attempt("decision", todo="Write again, look or never beside each code.")
+    if not isinstance(decision, dict):
+        return incorrect(
+            f"decision is {short(decision)}.",
+            expected="The dictionary of the stub, with a word beside each code.",
+            look="The braces.",
+        )
+    for code in _CODES:
+        rule = RETRY_RULES.find(code)
+        wanted, found = _IN_WORDS[rule.verdict(Operation.METHOD)], decision.get(code)
+        if found != wanted:
+            return incorrect(
+                f"{code} ({rule.name}): {short(found)}.",
+                expected="Another word of the three.",
+                look=f"What the table says about it: {rule.why}",
+            )
+    return correct("All as the policy decides.")
+
+
+CHECKS: Final = {"03-a": backs_off, "03-b": looks_first, "03-c": decides}

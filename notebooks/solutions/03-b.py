@@ -1,0 +1,3 @@
+def was_heard(update_id):
+    twin = hub.registry.get_twin(thermostat.device_id)
+    return twin.properties.reported["firmwareUpdate"]["updateId"] == update_id
