@@ -14,7 +14,7 @@ from fwupdate_helpers.device.link import STOP_SECONDS, HubLink, silent_hub
 from fwupdate_helpers.device.link_policy import LinkPolicy
 from fwupdate_helpers.device.methods import MethodDesk, note_failure
 from fwupdate_helpers.device.reports import ReportQueue
-from fwupdate_helpers.device.sdk_inside import sign_by_clock
+from fwupdate_helpers.device.sdk_inside import forget_reports, sign_by_clock
 from fwupdate_helpers.device.surroundings import DeviceSurroundings
 from fwupdate_helpers.errors import FirmwareUpdateError
 from fwupdate_helpers.events import EventLog
@@ -75,9 +75,7 @@ class DeviceLife:
         self._update: asyncio.Task[None] | None = None
         self._link = self._new_link(post)
         self.reports = ReportQueue(
-            lambda patch: self._link.attempt(
-                lambda client: client.patch_twin_reported_properties(patch)
-            ),
+            lambda patch: self._link.attempt(lambda client: _report(client, patch)),
             ready=self._link.ready,
             limit=setup.link_policy.waiting_reports,
         )
@@ -268,3 +266,8 @@ class DeviceLife:
             await asyncio.wait_for(self._agent.interrupt(message), STOP_SECONDS)
         except Exception:  # whatever it is, the device must end
             self._setup.events.add("error", "The hub was not told that the update was interrupted.")
+
+
+async def _report(client: Any, patch: dict[str, Any]) -> None:
+    forget_reports(client)  # this one says what they said
+    await client.patch_twin_reported_properties(patch)

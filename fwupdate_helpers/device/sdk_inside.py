@@ -1,8 +1,9 @@
-"""What the SDK has no call for: a cut connection, a new subscription, a clock that is wrong.
+"""What the SDK has no call for: a cut connection, a clock that is wrong, and two gaps to close.
 
-No program on a real device wants the first and the last; the second one closes a gap: the SDK
-subscribes once per client and trusts the hub to remember it. So this is the one place that reaches
-into azure-iot-device (measured with 2.14), and tests watch on the hub's side what comes of it.
+No program on a real device wants the first two. The gaps: the SDK subscribes once per client and
+trusts the hub to remember it, and it repeats an old report behind newer ones. So this is the one
+place that reaches into azure-iot-device (measured with 2.14) and paho-mqtt (1.6), and tests watch
+on the hub's side what comes of it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 METHODS: Final = "methods"
 TWIN: Final = "twin"
+_REPORTS: Final = "$iothub/twin/PATCH/properties/reported/"
 
 
 def sever(client: Any) -> None:
@@ -25,17 +27,44 @@ def sever(client: Any) -> None:
         client: An ``IoTHubDeviceClient``, synchronous or asynchronous. ``shutdown`` it afterwards:
             it has threads to end.
     """
-    pipeline = client._mqtt_pipeline
-    pipeline.pipeline_configuration.connection_retry = False
-    stage = pipeline._pipeline
-    while stage is not None and getattr(stage, "transport", None) is None:
-        stage = stage.next
-    link = stage.transport._mqtt_client.socket() if stage is not None else None
+    client._mqtt_pipeline.pipeline_configuration.connection_retry = False
+    paho = _paho(client)
+    link = paho.socket() if paho is not None else None
     link = getattr(link, "_socket", link)  # within paho's wrapper for websockets
     if link is not None:
         with suppress(OSError):  # it was closed already
             # The method of ssl.SSLSocket would say goodbye first.
             socket.socket.shutdown(link, socket.SHUT_RDWR)
+
+
+def _paho(client: Any) -> Any:
+    """Return the MQTT client under an SDK client; None before its first connect."""
+    stage = client._mqtt_pipeline._pipeline
+    while stage is not None and getattr(stage, "transport", None) is None:
+        stage = stage.next
+    return None if stage is None else stage.transport._mqtt_client
+
+
+def forget_reports(client: Any) -> None:
+    """Let a client not repeat the reports that were never acknowledged.
+
+    MQTT repeats them after the next connect, which may be hours later: an old report then comes
+    behind newer ones, and the twin tells of the past again. Whoever sends what a report said anew
+    must call this before.
+
+    Args:
+        client: An ``IoTHubDeviceClient``.
+    """
+    paho = _paho(client)
+    if paho is None:
+        return
+    in_flight = import_module("paho.mqtt.client").mqtt_ms_wait_for_puback
+    with paho._out_message_mutex:
+        for number, message in list(paho._out_messages.items()):
+            if message.topic.startswith(_REPORTS):
+                del paho._out_messages[number]
+                if message.state == in_flight:
+                    paho._inflight_messages -= 1
 
 
 async def subscribe(client: Any, feature: str) -> None:

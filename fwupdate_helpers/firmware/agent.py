@@ -55,10 +55,19 @@ class UpdateAgent:
         self._around = around
         self._log = Logbook(board, around)
         self._order: UpdateOrder | None = None
-        self._cancelled = asyncio.Event()
+        self._cancelled, self._over = asyncio.Event(), asyncio.Event()
         self._switching = False
 
     # -- what a service asks ----------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Return when no update is about to end: then its service may order the next one.
+
+        The twin tells of an end before the device knows that it was heard, so a service can be
+        faster than the acknowledgement.
+        """
+        if self.busy and self.is_ending:
+            await self._over.wait()
 
     def answer_at_once(self, order: UpdateOrder) -> Answer | None:
         """Return the answer to an order that starts nothing; None when the update can begin."""
@@ -105,6 +114,7 @@ class UpdateAgent:
         self.busy, self.is_ending, self._switching = True, False, False
         self._order = order
         self._cancelled.clear()
+        self._over.clear()
 
     # -- after a start ----------------------------------------------------------------------------
 
@@ -181,6 +191,7 @@ class UpdateAgent:
             await self._end_badly(error)
         finally:
             self.busy = False
+            self._over.set()
 
     async def _end_badly(self, error: Exception) -> None:
         if self.is_ending:  # the end is on the chip; the hub hears of it after the next start
