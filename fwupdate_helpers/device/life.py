@@ -14,7 +14,11 @@ from fwupdate_helpers.device.link import STOP_SECONDS, HubLink, silent_hub
 from fwupdate_helpers.device.link_policy import LinkPolicy
 from fwupdate_helpers.device.methods import MethodDesk, note_failure
 from fwupdate_helpers.device.reports import ReportQueue
-from fwupdate_helpers.device.sdk_inside import forget_reports, sign_by_clock
+from fwupdate_helpers.device.sdk_inside import (
+    forget_reports,
+    keep_method_requests,
+    sign_by_clock,
+)
 from fwupdate_helpers.device.surroundings import DeviceSurroundings
 from fwupdate_helpers.errors import FirmwareUpdateError
 from fwupdate_helpers.events import EventLog
@@ -99,6 +103,7 @@ class DeviceLife:
             str.__str__(setup.connection_string),
             **options,
         )
+        keep_method_requests(client)
         sign_by_clock(client, lambda: setup.faults.clock_offset)
         return HubLink(
             client,

@@ -241,10 +241,20 @@ class HubLink:
         """Shut the client down."""
         if self._keeper:
             self._keeper.cancel()
+        problem = await self._shut_down()
+        if problem and not isinstance(problem, asyncio.TimeoutError):
+            # A connection that ends in this very moment stops the SDK half-way, with threads and
+            # sockets left; the next try finds it disconnected, and gets through.
+            problem = await self._shut_down()
+        if problem:
+            self._events.add("error", f"The SDK client did not shut down cleanly: {problem!r}")
+
+    async def _shut_down(self) -> Exception | None:
         try:
             await asyncio.wait_for(self._client.shutdown(), STOP_SECONDS)
         except Exception as error:  # whatever it is, the thread must end
-            self._events.add("error", f"The SDK client did not shut down cleanly: {error!r}")
+            return error
+        return None
 
     # -- what the SDK tells -----------------------------------------------------------------------
 

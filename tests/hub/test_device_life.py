@@ -24,6 +24,7 @@ from fwupdate_helpers.errors import (
     UpdateFailed,
 )
 from fwupdate_helpers.service import invoke_firmware_update, wait_for_update
+from tests.rest import wait_for
 from tests.support import (
     HubProcess,
     device_connection_string,
@@ -41,6 +42,8 @@ def test_start_and_stop_can_be_repeated_and_leave_no_thread_behind(
     make: NewDevice, registry: IoTHubRegistryManager, device_id: str
 ) -> None:
     make().start().stop()  # the SDK's threads that all clients share are there now
+    # Those of one client are told to end, and take a moment.
+    wait_for(lambda: _kinds() <= {"pipeline", "callback", "(run_forever)", "asyncio_0"})
     before = _threads()
     device = make()
     device.stop()  # before it ever ran
@@ -52,14 +55,15 @@ def test_start_and_stop_can_be_repeated_and_leave_no_thread_behind(
     device.stop()
     device.stop()
     assert not device.is_running
-    assert _threads() == before
-    assert {name.partition(" ")[2] or name for name in before - {"MainThread"}} <= {
-        *("pipeline", "callback", "(run_forever)", "asyncio_0")
-    }
+    wait_for(lambda: _threads() == before)
     assert registry.get_twin(device_id).connection_state == "Disconnected"
 
     with device:  # and it starts again
         assert invoke_firmware_update(registry, device_id).status == 200
+
+
+def _kinds() -> set[str]:
+    return {name.partition(" ")[2] or name for name in _threads() - {"MainThread"}}
 
 
 def _threads() -> set[str]:
@@ -155,6 +159,26 @@ def test_a_device_that_is_deleted_ends_with_an_error(
     assert isinstance(device.error, HubUnauthorized)
     with pytest.raises(HubUnauthorized, match="has no such device"):
         device.start()
+
+
+def test_a_connection_that_is_lost_takes_no_method_request_and_no_end_of_a_handler_with_it(
+    make: NewDevice,
+) -> None:
+    # As the SDK is made, what ends a handler is deleted with the requests: it waits for ever.
+    device = make().start()
+    assert device._life is not None
+    client = device._life._link._client
+    put, lose = client._inbox_manager.get_method_request_inbox().put, client._on_disconnected
+
+    def put_and_lose(item: object) -> None:
+        put(item)
+        lose()
+
+    client._inbox_manager.get_method_request_inbox().put = put_and_lose
+    stopping = threading.Thread(target=device.stop, daemon=True)
+    stopping.start()
+    stopping.join(10)
+    assert not stopping.is_alive()
 
 
 # -- what cannot work -----------------------------------------------------------------------------

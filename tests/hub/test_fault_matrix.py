@@ -7,18 +7,33 @@ ends with another update of the same device and a look at what the processes hol
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from fwupdate_helpers import contract
-from fwupdate_helpers.errors import DeviceIdInUse, DeviceOffline
+from fwupdate_helpers.errors import (
+    DeviceIdInUse,
+    DeviceOffline,
+    HubRequestError,
+    HubThrottled,
+    HubUnauthorized,
+    UpdateTimeout,
+)
 from fwupdate_helpers.faults import STAGES, Fault
+from fwupdate_helpers.reported import read_stages
+from fwupdate_helpers.retries import RetryPolicy
+from fwupdate_helpers.service import cancel_firmware_update
 from tests.fault_bench import (
     BOUND,
     COMPLETES,
+    KINDS,
+    SIZE,
     Bench,
     End,
     Images,
@@ -53,19 +68,23 @@ def images(hub_process: HubProcess, tmp_path_factory: pytest.TempPathFactory) ->
     return images
 
 
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "temporary"
+def temporary_folder(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Let temporary files go into a folder of their own, and return it."""
+    folder /= "temporary"
     folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    patch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
 
 @pytest.fixture
 def bench(
-    hub_process: HubProcess, images: Images, temporary: Path, tmp_path: Path, device_id: str
+    hub_process: HubProcess,
+    images: Images,
+    tmp_path: Path,
+    device_id: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Bench]:
-    with nothing_left(hub_process, temporary):
+    with nothing_left(hub_process, temporary_folder(tmp_path, monkeypatch)):
         bench = Bench(hub_process, images, folder=tmp_path / "board", name=device_id)
         try:
             yield bench
@@ -174,13 +193,21 @@ def test_a_connection_that_is_taken_again_and_again_ends_the_device_and_not_the_
 
 # -- downloads -----------------------------------------------------------------------------------
 
-SOME, ALL = 16 * 1024, 0
+SOME = 16 * 1024
+
+
+def cuts(after: int, *, times: int | None, reset: bool) -> Arrange:
+    return lambda bench: bench.faults.cut_download(after, times=times, reset=reset)
+
+
+def corrupts(at: int | None) -> Arrange:
+    return lambda bench: bench.faults.corrupt_image(at=at, count=1)
+
+
 DOWNLOADS: dict[str, tuple[Arrange, int | None, End]] = {
     **{
         f"{how}{often}": (
-            lambda bench, after=after, times=times, reset=reset: bench.faults.cut_download(
-                after, times=times, reset=reset
-            ),
+            cuts(after, times=times, reset=reset),
             times,
             end,
         )
@@ -194,7 +221,7 @@ DOWNLOADS: dict[str, tuple[Arrange, int | None, End]] = {
     },
     **{
         f"corrupt in the {part}": (
-            lambda bench, at=at: bench.faults.corrupt_image(at=at, count=1),
+            corrupts(at),
             1,
             failed(code),
         )
@@ -224,7 +251,7 @@ def test_a_download_that_is_cut_or_corrupt_ends_as_the_table_says(bench: Bench, 
     bench.check_next()
 
 
-SLOW = {
+SLOW: dict[str, tuple[int, Json, End]] = {
     "in time": (300_000, {}, COMPLETES),
     "too slow": (10_000, {"total_seconds": 0.5}, failed(contract.CODE_DOWNLOAD_FAILED)),
 }
@@ -236,17 +263,319 @@ def test_a_slow_download_ends_as_the_devices_patience_says(bench: Bench, name: s
     bench.start(download=limits)
     with bench.faults.slow_download(speed):
         twin = bench.check_end(bench.order(), end)
-    times = twin[contract.UPDATE][contract.STAGES_KEY][contract.DOWNLOADING]
-    took = contract_seconds(times)
-    assert took > 0.1, "it was slow indeed"
-    bench.device.stop()
-    bench.start()
+    stages = {stage.name: stage for stage in read_stages(twin)}
+    assert (stages[contract.DOWNLOADING].seconds or 0) > 0.1, "it was slow indeed"
     bench.check_next()
 
 
-def contract_seconds(times: Json) -> float:
-    from fwupdate_helpers.reported import parse_time
+# -- calls of the service ------------------------------------------------------------------------
 
-    began, ended = (parse_time(times[key]) for key in (contract.STARTED_AT, contract.ENDED_AT))
-    assert began and ended
-    return (ended - began).total_seconds()
+
+class Waits:
+    """A clock that only `RetryPolicy` goes by, and that its waits move."""
+
+    def __init__(self, attempts: int = 8) -> None:
+        self.now, self.seconds = 0.0, list[float]()
+        self.policy = RetryPolicy(
+            attempts=attempts, random=lambda: 0.5, clock=lambda: self.now, sleep=self._sleep
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self.now += seconds
+
+
+REFUSALS = {429: (HubThrottled, 429001), 503: (HubRequestError, 503001)}
+"""The error of the service, and IoT Hub's code in it."""
+
+
+def refuse(bench: Bench, status: int, kind: str, retry_after: int | None, count: int) -> Fault:
+    return bench.faults.refuse_service_calls(
+        status, kinds=[kind], retry_after=retry_after, count=count, device_id=bench.device_id
+    )
+
+
+@pytest.mark.parametrize("retry_after", [None, 7])
+@pytest.mark.parametrize("kind", ["methods", "twin"])
+@pytest.mark.parametrize("status", REFUSALS)
+def test_refused_calls_are_made_again_and_change_no_end(
+    bench: Bench, status: int, kind: str, retry_after: int | None
+) -> None:
+    waits = Waits()
+    bench.start()
+    fault = refuse(bench, status, kind, retry_after, count=3)
+    bench.check_end(bench.order(policy=waits.policy), policy=waits.policy)
+    bench.check_acted(fault, 3)
+    assert [retry.cause for retry in bench.retries] == [REFUSALS[status][1]] * 3
+    back_off = [0.125, 0.25, 0.5]  # half of the longest, as the policy draws here
+    assert waits.seconds == [wait + (retry_after or 0) for wait in back_off]
+    bench.check_next()
+
+
+@pytest.mark.parametrize("retry_after", [None, 7])
+@pytest.mark.parametrize("kind", ["methods", "twin"])
+@pytest.mark.parametrize("status", REFUSALS)
+def test_calls_that_are_refused_to_the_last_try_tell_why(
+    bench: Bench, status: int, kind: str, retry_after: int | None
+) -> None:
+    waits, (error, code) = Waits(attempts=3), REFUSALS[status]
+    bench.start()
+    fault = refuse(bench, status, kind, retry_after, count=3)
+    update_id = f"refused-{status}"
+    with pytest.raises(error) as refused:
+        bench.order(policy=waits.policy, update_id=update_id)
+        bench.end_of(update_id, waits.policy)
+    told = refused.value
+    assert (told.status, told.code, told.retry_after) == (status, code, retry_after)
+    assert (told.attempts, type(told)) == (3, error)
+    bench.check_acted(fault, 3)
+    if kind == "methods":  # nothing has begun
+        assert contract.UPDATE not in bench.twin
+        assert bench.order(update_id=update_id) == update_id
+    bench.check_end(update_id)
+    bench.check_next()
+
+
+# -- answers of the device -----------------------------------------------------------------------
+
+HEARS_NOTHING = 5
+"""Seconds: the shortest time that IoT Hub lets a service wait for an answer."""
+NO_RETRY = RetryPolicy.none()
+
+
+def test_an_answer_that_comes_late_is_an_answer(bench: Bench) -> None:
+    bench.start()
+    fault = bench.faults.delay_method_responses(bench.device_id, 0.3)
+    update = bench.invoke()
+    assert (update.status, update.resolved_from_twin) == (200, False)
+    bench.check_end(update.update_id)
+    bench.check_acted(fault)
+    bench.check_next()
+
+
+def swallow(bench: Bench) -> Fault:
+    return bench.faults.swallow_method_responses(bench.device_id)
+
+
+def delay_too_long(bench: Bench) -> Fault:
+    return bench.faults.delay_method_responses(bench.device_id, HEARS_NOTHING + 1)
+
+
+def found_in_the_twin(bench: Bench, arrange: Arrange) -> None:
+    fault = arrange(bench)
+    update = bench.invoke(response_timeout=HEARS_NOTHING)
+    assert (update.status, update.resolved_from_twin) == (200, True)
+    assert [retry.cause for retry in bench.retries] == [504101]
+    bench.check_end(update.update_id)
+    bench.check_acted(fault)
+
+
+def told_as_unknown(bench: Bench, arrange: Arrange) -> None:
+    fault = arrange(bench)
+    with pytest.raises(UpdateTimeout) as unknown:
+        bench.invoke(update_id="unheard", response_timeout=HEARS_NOTHING, policy=NO_RETRY)
+    assert (unknown.value.code, unknown.value.attempts) == (504101, 1)
+    bench.check_end("unheard")
+    bench.check_acted(fault)
+
+
+def cancelled_unheard(bench: Bench, arrange: Arrange) -> None:
+    with bench.faults.slow_download(10_000, image=bench.uris["good"]):
+        update_id = bench.order()
+        assert bench.device.events.wait_for("downloading", timeout=BOUND)
+        fault = arrange(bench)
+        answer = cancel_firmware_update(
+            bench.hub.registry, bench.device_id, update_id, response_timeout=HEARS_NOTHING
+        )
+        assert answer == contract.RESPONSE_CANCELLED
+        bench.check_end(update_id, failed(contract.CODE_CANCELLED))
+    bench.check_acted(fault)
+
+
+def power_lost_before_the_answer(bench: Bench, arrange: Arrange) -> None:
+    bench.device.cut_power_at(contract.WAITING)
+    update = bench.invoke(response_timeout=HEARS_NOTHING)
+    assert update.resolved_from_twin
+    assert not bench.device.is_running
+    bench.device.start()
+    twin = bench.check_end(update.update_id)
+    assert twin[contract.UPDATE][contract.RECOVERY]["action"] == contract.RESUMED
+
+
+UNHEARD: dict[str, tuple[Callable[[Bench, Arrange], None], Arrange]] = {
+    "swallowed": (found_in_the_twin, swallow),
+    "swallowed, no retries": (told_as_unknown, swallow),
+    "too late": (found_in_the_twin, delay_too_long),
+    "too late, no retries": (told_as_unknown, delay_too_long),
+    "of a cancellation, swallowed": (cancelled_unheard, swallow),
+    "power cut at waiting": (power_lost_before_the_answer, swallow),
+}
+
+
+@pytest.fixture(scope="module")
+def unheard(
+    hub_process: HubProcess, images: Images, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Future[None]]:
+    """Play all of them side by side: each waits for the service's time limit."""
+    folder = tmp_path_factory.mktemp("unheard")
+
+    def play(name: str) -> None:
+        bench = Bench(
+            hub_process, images, folder=folder / name, name="-".join(re.findall(r"\w+", name))
+        )
+        try:
+            bench.start()
+            story, arrange = UNHEARD[name]
+            story(bench, arrange)
+            bench.check_next()
+        finally:
+            bench.close()
+        bench.check_flash()
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        nothing_left(hub_process, temporary_folder(folder, patch)),
+        ThreadPoolExecutor(len(UNHEARD)) as pool,
+    ):
+        futures = {name: pool.submit(play, name) for name in UNHEARD}
+        wait(futures.values())
+    return futures
+
+
+@pytest.mark.parametrize("name", UNHEARD)
+def test_an_answer_that_is_not_heard_leaves_the_twin_to_tell(
+    unheard: dict[str, Future[None]], name: str
+) -> None:
+    unheard[name].result(timeout=0)
+
+
+# -- the device's hardware -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [one for one in contract.STAGES if one != contract.WAITING])
+def test_an_update_goes_on_after_a_power_cut(bench: Bench, stage: str) -> None:
+    bench.start().cut_power_at(stage)
+    update_id = bench.order()
+    wait_for(lambda: not bench.device.is_running, seconds=BOUND)
+    assert contract.open_stage(bench.twin) == stage
+    with pytest.raises(DeviceOffline):
+        bench.invoke("next")
+    bench.device.start()
+    twin = bench.check_end(update_id)
+    assert twin[contract.UPDATE][contract.RECOVERY]["action"] == contract.RESUMED
+    bench.check_next()
+
+
+def test_a_power_cut_while_new_firmware_is_on_trial_leads_back_to_the_old_one(
+    bench: Bench,
+) -> None:
+    bench.start()
+    with bench.faults.drop_connection(bench.device_id, at=contract.REBOOTING, keep_off=BOUND):
+        update_id = bench.order()
+        assert bench.device.events.wait_for("disconnected", timeout=BOUND)
+        wait_for(lambda: has_booted(bench, KINDS["good"]["version"]), seconds=BOUND)
+        bench.device.power_cut()
+    bench.device.start()
+    twin = bench.check_end(update_id, rolled_back(contract.CODE_NOT_CONFIRMED))
+    assert twin[contract.UPDATE][contract.RECOVERY]["action"] == contract.ROLLED_BACK_ACTION
+    bench.check_next()
+
+
+def has_booted(bench: Bench, version: str) -> bool:
+    booted = (event.text for event in bench.device.events if event.kind == "booted")
+    return any(version in text for text in booted)
+
+
+FIRMWARE = {
+    "fails its self-test": rolled_back(contract.CODE_SELF_TEST),
+    "hangs": rolled_back(contract.CODE_NOT_CONFIRMED),
+}
+
+
+@pytest.mark.parametrize("image", FIRMWARE)
+def test_firmware_that_does_not_work_is_rolled_back(bench: Bench, image: str) -> None:
+    bench.start()
+    bench.check_end(bench.order(image), FIRMWARE[image], image=image)
+    bench.check_next()
+
+
+def test_a_hang_while_applying_is_ended_by_the_watchdog(bench: Bench) -> None:
+    bench.start().faults.hang_while_applying()
+    twin = bench.check_end(bench.order(), failed(contract.CODE_WATCHDOG))
+    ended = read_stages(twin)[-1]
+    assert ended.name == contract.APPLYING
+    bench.check_next()
+
+
+FULL: dict[str, tuple[int, End, str]] = {
+    contract.WAITING: (0, failed(contract.CODE_DISK_FULL), contract.DOWNLOADING),
+    contract.DOWNLOADING: (SIZE // 2, failed(contract.CODE_DISK_FULL), contract.DOWNLOADING),
+    contract.VERIFYING: (0, failed(contract.CODE_DISK_FULL), contract.APPLYING),
+    contract.APPLYING: (SIZE + SIZE // 2, failed(contract.CODE_DISK_FULL), contract.APPLYING),
+    contract.REBOOTING: (0, COMPLETES, contract.REBOOTING),
+}
+"""When the flash is filled, how much it leaves, the end, and the stage that it comes in."""
+
+
+@pytest.mark.parametrize("stage", FULL)
+def test_a_flash_that_is_full_fails_the_stage_that_needs_it(bench: Bench, stage: str) -> None:
+    leave, end, last = FULL[stage]
+    bench.start()
+    if stage in (contract.VERIFYING, contract.REBOOTING):
+        # An acknowledgement that does not come holds the update up where the stage begins.
+        fault = bench.faults.lose_acknowledgement(bench.device_id, at=stage)
+        update_id = bench.order()
+        wait_for(lambda: fault.refresh().acted == 1)
+        bench.board.fill(leave=leave)
+    else:
+        bench.board.fill(leave=leave)
+        update_id = bench.order()
+    twin = bench.check_end(update_id, end)
+    assert read_stages(twin)[-1].name == last
+    bench.board.free_up()
+    bench.check_next()
+
+
+DAY = 24 * 3600.0
+
+
+@pytest.mark.parametrize("offset", [-90.0, 90.0, 2 * DAY])
+def test_a_clock_that_is_wrong_and_still_let_in_shows_in_the_twin_alone(
+    bench: Bench, offset: float
+) -> None:
+    bench.make().faults.clock_offset = offset
+    bench.device.start()
+    twin = bench.check_end(bench.order())
+    began = read_stages(twin)[0].started_at - datetime.now(timezone.utc)
+    assert abs(began.total_seconds() - offset) < BOUND
+    bench.device.faults.clear()
+    bench.check_next()
+
+
+def test_a_clock_that_is_hours_slow_keeps_the_device_out_until_it_is_set(bench: Bench) -> None:
+    bench.make().faults.clock_offset = -2 * DAY
+    with pytest.raises(HubUnauthorized, match="clock"):
+        bench.device.start()
+    with pytest.raises(DeviceOffline):
+        bench.invoke()
+    bench.device.faults.clear()
+    bench.device.start()
+    bench.check_end(bench.order())
+    bench.check_next()
+
+
+@pytest.mark.parametrize("stage", [contract.DOWNLOADING, contract.REBOOTING])
+def test_a_power_cut_that_also_resets_the_clock_leaves_the_update_to_go_on(
+    bench: Bench, stage: str
+) -> None:
+    bench.start().cut_power_at(stage)
+    update_id = bench.order()
+    wait_for(lambda: not bench.device.is_running, seconds=BOUND)
+    bench.device.faults.clock_offset = -2 * DAY
+    with pytest.raises(HubUnauthorized):
+        bench.device.start()
+    assert contract.open_stage(bench.twin) == stage, "nothing has been said, and nothing is lost"
+    bench.device.faults.clear()
+    bench.device.start()
+    bench.check_end(update_id)
+    bench.check_next()
