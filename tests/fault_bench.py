@@ -41,7 +41,7 @@ KINDS: dict[str, Json] = {
     "fails its self-test": {"version": "3.0.0", "behaviour": "failsSelfTest"},
     "hangs": {"version": "3.1.0", "behaviour": "hangs"},
 }
-LINK: Json = {"answer_seconds": 0.4, "first_wait": 0.04, "longest_wait": 0.1}
+LINK: Json = {"answer_seconds": 0.3, "first_wait": 0.04, "longest_wait": 0.1}
 DOWNLOAD: Json = {"attempts": 3, "first_wait": 0.01, "longest_wait": 0.02}
 
 
@@ -262,7 +262,7 @@ class Belongings:
         counts = {}
         for name, pid in (("here", None), ("hub", hub.process.pid)):
             process = psutil.Process(pid)
-            counts[f"sockets {name}"] = len(process.net_connections("all"))
+            counts[f"sockets {name}"] = len(process.net_connections("tcp"))
             if psutil.POSIX:
                 counts[f"descriptors {name}"] = process.num_fds()
         folders = (temporary, hub.state_dir)
