@@ -23,6 +23,7 @@ _UPDATE_SECONDS: Final = 60.0
 
 def backs_off(learner: Learner) -> Card:
     """03-a: exponential back-off with full jitter and a cap."""
+    learner.need("call_again", 3)
     backoff = learner.attempt("backoff", todo="Return the seconds to wait, drawn at random.")
     for attempt in _ATTEMPTS:
         most = min(_CAP, _FIRST * 2**attempt)
@@ -94,6 +95,7 @@ def _answer(was_heard: Any, update_id: str) -> Any:
 
 def decides(learner: Learner) -> Card:
     """03-c: what to do after each error."""
+    learner.need("RETRY_RULES", 13)
     decision = learner.attempt("decision", todo="Write again, look or never beside each code.")
     if not isinstance(decision, dict):
         return incorrect(
