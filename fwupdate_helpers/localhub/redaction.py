@@ -58,6 +58,7 @@ def mask_body(body: bytes) -> str:
     # Behind an escape such as \\u004b a name may hide.
     if "\\" in text or _SECRET_NAME.search(text) or _SECRET_TEXT.search(text):
         text = json.dumps(_masked(content), separators=(",", ":"), ensure_ascii=False)
+        text = text.encode(errors="replace").decode()  # half a surrogate pair is no UTF-8
     return text if len(text) <= MAX_BODY else f"{text[:MAX_BODY]}… ({len(text)} characters)"
 
 
