@@ -1,9 +1,10 @@
 # Everything one does with this repository. Each target sets up what it needs in .venv, once.
 # Works with GNU make 3.81 (macOS) and later. On Windows, README.md has the commands that do the same.
 
-FIRST_NOTEBOOK ?= 02_firmware_update.ipynb
+FIRST_NOTEBOOK ?= 00_start_here.ipynb
 DEMO_NOTEBOOK := notebooks/02_firmware_update.ipynb
 LAB_ARGS ?=
+LAYOUT ?=
 TEST_ARGS ?=
 LOCK_ARGS ?=
 DOCTOR_ARGS ?=
@@ -42,7 +43,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env lab doctor test demo bench-download lint lock clean FORCE
+.PHONY: help env layout lab doctor test demo bench-trace bench-download lint lock clean FORCE
 
 help: ## this list
 	@echo "make <target>, where <target> is one of:"
@@ -96,11 +97,28 @@ $(READY): pyproject.toml constraints.txt $(REBUILD)
 	$(COMPILE) || true; \
 	printf '%s\n' '$(CURDIR)' > $(READY)
 
+# Notebook 00 opens in a layout: the notebook on the left, the place of its live panel on the right. To JupyterLab,
+# that is a workspace: it saves there what the user changes. Ours is imported when there is none yet, when ours is
+# newer (it knows the panel's cell by number: an older one may show another cell), and when asked for (LAYOUT=new).
+LAYOUT_NOTEBOOK := 00_start_here.ipynb
+ifeq "$(FIRST_NOTEBOOK)" "$(LAYOUT_NOTEBOOK)"
+LAB_URL := /lab/workspaces/fwupdate/tree/$(FIRST_NOTEBOOK)
+lab: layout
+else
+LAB_URL := /lab/tree/$(FIRST_NOTEBOOK)
+endif
+
+layout: $(READY)
+	@set -- "$${JUPYTERLAB_WORKSPACES_DIR:-$$($(PY) -m jupyter --config-dir)/lab/workspaces}"/fwupdate-????.*; \
+	if [ '$(LAYOUT)' != new ] && [ "$$1" -nt jupyter/workspace.json ]; then exit 0; fi; \
+	$(PY) -m jupyterlab workspaces import jupyter/workspace.json || \
+	  echo "make lab: no layout, because $${1%/*} cannot be written to. JupyterLab opens without it." >&2
+
 # As default_url, the notebook is also in the address that is printed where no browser can be opened.
 # The folder jupyter/ has the settings with which JupyterLab asks no questions, and runs for root, too.
-lab: $(READY) ## open JupyterLab on the first notebook (LAB_ARGS=… is passed on)
+lab: $(READY) ## open JupyterLab on the first notebook (LAB_ARGS=… is passed on; LAYOUT=new restores the layout)
 	@JUPYTER_CONFIG_PATH='$(CURDIR)/jupyter' exec $(PY) -m jupyterlab --ServerApp.root_dir=notebooks \
-	  --LabApp.default_url='/lab/tree/$(FIRST_NOTEBOOK)' $(LAB_ARGS)
+	  --LabApp.default_url='$(LAB_URL)' $(LAB_ARGS)
 
 doctor: $(READY) ## is this machine ready? A table with the fix for each line that is not ok (DOCTOR_ARGS=--json)
 	@$(PY) -m fwupdate_helpers.doctor $(DOCTOR_ARGS)
@@ -115,6 +133,9 @@ demo: $(READY) ## run notebook 02 without a browser; the page and the timeline g
 	@for f in $(DEMO_FILES); do \
 	  [ -s "$$f" ] || { echo "make demo: $$f was not written." >&2; exit 1; }; echo "$$f"; \
 	done
+
+bench-trace: $(READY) ## measure what the wire trace costs a direct method
+	@$(LOCAL_ONLY) PYTHONPATH=. $(PY) benchmarks/trace.py
 
 bench-download: $(READY) ## measure a device's download against curl, and its memory
 	@$(LOCAL_ONLY) $(PY) benchmarks/download.py

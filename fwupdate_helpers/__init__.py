@@ -21,7 +21,8 @@ if TYPE_CHECKING:
         wait_for_update,
         watch_update,
     )
-    from fwupdate_helpers.timeline import UpdateTimeline
+    from fwupdate_helpers.timeline import UpdateTimeline, plot_timelines
+    from fwupdate_helpers.trace_figure import plot_sequence
     from fwupdate_helpers.widgets import UpdatePanel
 
 # Without a handler, Python prints the SDK's warnings to stderr, under whatever cell runs then.
@@ -38,6 +39,8 @@ _HOME = {
     "cancel_firmware_update": "service",
     "connect_hub": "hub",
     "invoke_firmware_update": "service",
+    "plot_sequence": "trace_figure",
+    "plot_timelines": "timeline",
     "wait_for_update": "service",
     "watch_update": "service",
 }
@@ -53,6 +56,8 @@ __all__ = [
     "cancel_firmware_update",
     "connect_hub",
     "invoke_firmware_update",
+    "plot_sequence",
+    "plot_timelines",
     "wait_for_update",
     "watch_update",
 ]

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -20,13 +21,14 @@ _PACE = re.compile(r"^(\w+_seconds) = [0-9.]+", re.MULTILINE)
 
 
 def load(notebook: Path, pace: float | None = 0.4) -> NotebookNode:
-    """Read a notebook, with another value for the seconds in its parameters cell."""
+    """Read a notebook, with another value for the seconds in its parameters cell, if it has any."""
     loaded = nbformat.read(notebook, as_version=4)
     loaded.metadata["file"] = str(notebook)
     (parameters,) = (c for c in loaded.cells if "parameters" in c.metadata.get("tags", []))
     if pace is not None:
+        has_one = "_seconds" in parameters.source
         parameters.source, count = _PACE.subn(rf"\1 = {pace}", parameters.source)
-        assert count == 1
+        assert count == has_one
     return loaded
 
 
@@ -36,23 +38,44 @@ def client_for(notebook: NotebookNode) -> NotebookClient:
     return NotebookClient(notebook, timeout=90, kernel_name="python3", resources=resources)
 
 
-def start_kernel(notebook: NotebookNode) -> NotebookClient:
-    """Give a notebook a kernel of its own, which knows the notebook's name as in JupyterLab."""
+def start_kernel(
+    notebook: NotebookNode, *, opened_as: str | None = None, user: str | None = None
+) -> NotebookClient:
+    """Give a notebook a kernel of its own, which knows the notebook's name as in JupyterLab.
+
+    Args:
+        opened_as: The name of the file, where it is another one.
+        user: The user of a JupyterHub, where it is one.
+    """
+    env = {**os.environ, "JPY_SESSION_NAME": opened_as or notebook.metadata["file"]}
     client = client_for(notebook)
     client.create_kernel_manager()
-    client.start_new_kernel(env={**os.environ, "JPY_SESSION_NAME": notebook.metadata["file"]})
+    client.start_new_kernel(env=env | ({"JUPYTERHUB_USER": user} if user else {}))
     client.start_new_kernel_client()
     return client
 
 
 @contextmanager
-def kernel_for(notebook: NotebookNode) -> Iterator[NotebookClient]:
-    """Give a notebook a kernel for a while."""
-    client = start_kernel(notebook)
+def kernel_for(notebook: NotebookNode, **where: str | None) -> Iterator[NotebookClient]:
+    """Give a notebook a kernel for a while; see `start_kernel`."""
+    client = start_kernel(notebook, **where)
     try:
         yield client
     finally:
         client._cleanup_kernel()
+
+
+def restart(client: NotebookClient) -> None:
+    """Kill the kernel in the middle of whatever it does, and start it again."""
+    assert client.km and client.kc
+    run_sync(client.km.restart_kernel)(now=True)
+    run_sync(client.kc.wait_for_ready)(timeout=60)  # type: ignore[arg-type]
+
+
+def put_solution(notebook: NotebookNode, exercise: str) -> None:
+    """Put the solution of an exercise into its cell."""
+    solution = (SOLUTIONS / f"{exercise}.py").read_text(encoding="utf-8")
+    notebook.cells[index_of(notebook, f"exercise-{exercise}")].source = solution
 
 
 def index_of(notebook: NotebookNode, cell_id: str) -> int:

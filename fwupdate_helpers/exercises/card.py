@@ -25,10 +25,10 @@ _MARKERS: Final = {
 }
 # Okabe and Ito's colours, each with the text colour that reads best on it.
 _COLOURS: Final = {
-    Outcome.NOT_ATTEMPTED: ("#e8e8e8", "#000000"),
+    Outcome.NOT_ATTEMPTED: ("#56B4E9", "#000000"),
     Outcome.INCORRECT: ("#E69F00", "#000000"),
     Outcome.CORRECT: ("#0072B2", "#ffffff"),
-    Outcome.NOT_CHECKABLE: ("#e8e8e8", "#000000"),
+    Outcome.NOT_CHECKABLE: ("#CC79A7", "#000000"),
 }
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from fwupdate_helpers.errors import FirmwareUpdateError
+from fwupdate_helpers.errors import FirmwareUpdateError, UpdateTimeout
 from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
@@ -19,8 +22,12 @@ ANSWER_SECONDS: Final = 5
 """How long a method may take; IoT Hub takes no shorter limit."""
 
 
-class StepMissing(Exception):
+class StepMissing(FirmwareUpdateError):
     """A step that an exercise stands on has not been run."""
+
+
+class NotAttempted(FirmwareUpdateError):
+    """The exercise is as it was; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,24 @@ class Learner:
             raise StepMissing(f"Step {step} makes {name!r}. Run step {step} first, then this cell.")
         return self._names[name]
 
+    def attempt(self, name: str, *, todo: str) -> Any:
+        """Return what the exercise's own cell has made, which is the learner's answer.
+
+        Args:
+            name: The name that the cell defines.
+            todo: What to do, in a sentence.
+
+        Raises:
+            NotAttempted: It is the stub: three dots, or something with three dots in it.
+            StepMissing: The cell was not run.
+        """
+        if name not in self._names:
+            raise StepMissing("The exercise's own cell has not been run. Run it, then this cell.")
+        answer = self._names[name]
+        if is_stub(answer):
+            raise NotAttempted(todo)
+        return answer
+
     def hub(self, step: int = 1) -> Hub:
         """Return the learner's hub, which `step` connects to."""
         hub: Hub = self.need("hub", step)
@@ -82,7 +107,12 @@ class Learner:
         return {name: value for name, value in found.items() if not name.startswith("$")}
 
     def call(self, device_id: str, method: str, payload: Any = None) -> MethodAnswer:
-        """Invoke a direct method of the learner's device through the hub."""
+        """Invoke a direct method of the learner's device through the hub.
+
+        Raises:
+            FirmwareUpdateError: The hub was not reached, or the device is not connected. A device
+                that does not answer in time raises nothing: that is an answer of its kind.
+        """
         from azure.iot.hub.models import CloudToDeviceMethod
 
         request = CloudToDeviceMethod(
@@ -91,7 +121,7 @@ class Learner:
         try:
             with hub_errors(device_id):
                 answer = self.hub().registry.invoke_device_method(device_id, request)
-        except FirmwareUpdateError as error:
+        except UpdateTimeout as error:
             return MethodAnswer(None, error=str(error))
         return MethodAnswer(answer.status, answer.payload)
 
@@ -106,3 +136,25 @@ class Learner:
             for name in names:
                 self._names.pop(name, None)
             self._names.update(before)
+
+
+def is_stub(answer: Any) -> bool:
+    """Tell whether an answer still has the three dots of its stub in it.
+
+    >>> is_stub({"speed": ...}), is_stub({"speed": 3})
+    (True, False)
+    """
+    if isinstance(answer, dict):
+        return any(is_stub(value) for value in answer.values())
+    return answer is ... or (inspect.isfunction(answer) and _has_dots(answer))
+
+
+def _has_dots(function: Any) -> bool:
+    # Dots that stand alone are not in the compiled function, only in its source.
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError):  # a function that is in no cell and no file
+        return ... in function.__code__.co_consts
+    body = getattr(tree.body[0], "body", tree.body)
+    nodes = [node for line in body for node in ast.walk(line)]
+    return any(isinstance(node, ast.Constant) and node.value is ... for node in nodes)

@@ -13,15 +13,20 @@ from fwupdate_helpers.sdk_errors import hub_errors
 def name_in_the_twin(learner: Learner) -> Card:
     """00-a: the twin says who has set the device up."""
     learner.hub(step=2)
-    told = learner.reported(learner.need("device_id", 3)).get("setUpBy")
-    if told is None and learner.get("set_up_by") in (None, ...):
-        return not_attempted("Put your first name in the place of the three dots.")
+    device_id = learner.need("device_id", 3)
+    learner.need("client", 4)
+    todo = "Put your first name in the place of the three dots."
+    name = learner.attempt("set_up_by", todo=todo)
+    told = learner.reported(device_id).get("setUpBy")
     expected, look = "Your first name, a text, in the twin's setUpBy.", "The quotation marks."
     if told is None:
         look = "Was the cell run after you changed it? Is the client of step 4 connected?"
         return incorrect("The twin has no setUpBy.", expected=expected, look=look)
     if not isinstance(told, str) or not told.strip():
         return incorrect(f"setUpBy is {short(told)}.", expected=expected, look=look)
+    if told != name:
+        seen = f"setUpBy is {short(told)} in the twin and {short(name)} here."
+        return incorrect(seen, expected=expected, look="Was the cell run after you changed it?")
     return correct(f"The hub knows that {told} has set this device up.")
 
 

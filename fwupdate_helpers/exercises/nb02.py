@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from fwupdate_helpers import contract
-from fwupdate_helpers.exercises.card import Card, correct, incorrect, not_attempted, short
-from fwupdate_helpers.exercises.learner import Json, Learner, StepMissing
+from fwupdate_helpers.exercises.card import Card, correct, incorrect, short
+from fwupdate_helpers.exercises.learner import Json, Learner
 
 if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
@@ -27,9 +27,15 @@ def version_in_the_twin(learner: Learner) -> Card:
     learner.hub()
     device_id = learner.need("device_id", 2)
     learner.need("report", 3)
+    patch = learner.attempt("version_patch", todo="Put a patch in the place of the three dots.")
     told = learner.reported(device_id).get("fwVersion")
-    if told is None:
-        return not_attempted("Call report with a patch that has the key fwVersion.")
+    own = patch.get("fwVersion") if isinstance(patch, dict) else None
+    if own is None or told != own:
+        return incorrect(
+            f"fwVersion is {short(told)} in the twin, and the patch is {short(patch)}.",
+            expected="A dictionary with the key fwVersion, and the same value in the twin.",
+            look="The spelling of the key, and whether the cell was run after the change.",
+        )
     if told != "1.0.0":
         return incorrect(
             f"fwVersion is {short(told)}.",
@@ -43,9 +49,9 @@ def honest_walk(learner: Learner) -> Card:
     """02-b: downloadComplete is written when the download is complete."""
     learner.hub()
     device_id = learner.need("device_id", 2)
-    methods = learner.need("methods", 5)
-    if "honestUpdate" not in methods:
-        raise StepMissing("The exercise's own cell has not been run. Run it, then this cell.")
+    learner.need("on_method", 5)
+    todo = "Put the report that belongs there in the place of the three dots."
+    learner.attempt("honest_walk", todo=todo)
     _wait_for_walks()
     with learner.changed(stage_seconds=_QUICK_SECONDS):
         answer = learner.call(device_id, "honestUpdate", _URI)
@@ -53,7 +59,7 @@ def honest_walk(learner: Learner) -> Card:
             return incorrect(
                 f"honestUpdate got {answer}.",
                 expected="Status 200, as from the method of step 5.",
-                look="The client of step 2 and the handler of step 5: do they run?",
+                look="The exercise's cell, which must run after step 5: its last line is needed.",
             )
         _wait_for_walks()
     return _judge_walk(learner.reported(device_id))
@@ -67,29 +73,40 @@ def _judge_walk(told: Json) -> Card:
             look="An error in honest_walk: call it yourself in a cell, and read what it says.",
         )
     complete, applying = (
-        told.get(key) for key in (contract.DOWNLOAD_COMPLETE, contract.STARTED_APPLYING)
+        _moment(told.get(key)) for key in (contract.DOWNLOAD_COMPLETE, contract.STARTED_APPLYING)
     )
-    if complete is None and applying is None:
-        return not_attempted("Put the report that belongs there in the place of the three dots.")
     if complete is None or applying is None:
         missing = contract.DOWNLOAD_COMPLETE if complete is None else contract.STARTED_APPLYING
         return incorrect(
-            f"The walk completed without {missing}.",
+            f"The walk completed, and {missing} is {short(told.get(missing))}.",
             expected="Both times of the tutorial: downloadComplete and startedApplyingImage.",
-            look="What walk of step 4 reports when it begins to apply.",
+            look="What walk of step 4 reports when it begins to apply; each time is now().",
         )
-    early = (_moment(applying) - _moment(complete)).total_seconds()
+    return _judge_times((applying - complete).total_seconds())
+
+
+def _judge_times(early: float) -> Card:
     if early > _QUICK_SECONDS / 2:
         return incorrect(
             f"downloadComplete was written {early:.1f} s before the download was over.",
             expected="It is written after the pause that stands for the download.",
             look="Which report comes before that pause.",
         )
+    if early < -_QUICK_SECONDS / 2:
+        return incorrect(
+            f"downloadComplete was written {-early:.1f} s after the device began to apply.",
+            expected="It is written when the download is over, before anything else begins.",
+            look="Which report comes after the last pause.",
+        )
     return correct("downloadComplete is written when the download is complete.")
 
 
-def _moment(text: Any) -> datetime:
-    return datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+def _moment(text: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(text).replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
 
 
 def _wait_for_walks() -> None:
@@ -101,7 +118,10 @@ def _wait_for_walks() -> None:
 def waits_its_turn(learner: Learner) -> Card:
     """02-c: a service that meets a busy device comes back when it is free."""
     learner.hub()
-    update_when_free = learner.need("update_when_free", 10)
+    device = learner.need("device", 9)
+    todo = "Write the body of update_when_free, and return the update."
+    update_when_free = learner.attempt("update_when_free", todo=todo)
+    learner.reported(device.device_id)  # a hub that is away is found out at once
     with _busy_device(learner) as (device, first):
         try:
             second = update_when_free(device.device_id)
@@ -112,8 +132,6 @@ def waits_its_turn(learner: Learner) -> Card:
                 expected="No error: the device is busy, and will be free.",
                 look="Which exception step 9 catches, and what its status is.",
             )
-        if second is None:
-            return not_attempted("Write the body of update_when_free, and return the update.")
         told = learner.reported(device.device_id)[contract.UPDATE]
     return _judge_second(first, getattr(second, "update_id", second), told)
 

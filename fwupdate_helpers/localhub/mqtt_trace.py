@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Final
 
 from fwupdate_helpers.localhub.wiretrace import DEVICE, HUB, Message, WireTrace
@@ -43,10 +42,18 @@ class MqttTrace:
         reason: str = "",
     ) -> None:
         """Note a packet that carries no message, or the end of the connection with its reason."""
-        message = self._message("connection", name, address, from_device=from_device)
-        acknowledges = name in ("SUBACK", "UNSUBACK")
-        message = replace(message, is_acknowledgement=acknowledges)
-        self._trace.add(replace(message, status=status, reason=reason))
+        self._trace.add(
+            Message(
+                self.device_id,
+                "connection",
+                *_ends(from_device),
+                name,
+                address,
+                status=status,
+                is_acknowledgement=name in ("SUBACK", "UNSUBACK"),
+                reason=reason,
+            )
+        )
 
     def acknowledged_by_hub(self, number: int | None) -> None:
         """Note a PUBACK of the hub for the packet with this number in the trace."""
@@ -57,9 +64,15 @@ class MqttTrace:
         self._acknowledged(self._unacknowledged.pop(packet_id, None), from_device=True)
 
     def _acknowledged(self, number: int | None, *, from_device: bool) -> None:
-        kind = self._kinds.pop(number, "other")
-        message = self._message(kind, "PUBACK", "", from_device=from_device)
-        self._trace.add(replace(message, answers=number, is_acknowledgement=True))
+        message = Message(
+            self.device_id,
+            self._kinds.pop(number, "other"),
+            *_ends(from_device),
+            "PUBACK",
+            answers=number,
+            is_acknowledgement=True,
+        )
+        self._trace.add(message)
 
     def _published(self, topic: str, payload: bytes, *, from_device: bool) -> int | None:
         if not self._trace.on:
@@ -67,10 +80,16 @@ class MqttTrace:
         rid = topic.partition("$rid=")[2].partition("&")[0]
         is_answer = topic.startswith(_ANSWERS)
         kind = next((kind for start, kind in _KINDS if topic.startswith(start)), "other")
-        message = self._message(kind, "PUBLISH", _public(topic), from_device=from_device)
-        message = replace(message, body=payload)
-        if is_answer:
-            message = replace(message, status=_status(topic), answers=self._open.pop(rid, None))
+        message = Message(
+            self.device_id,
+            kind,
+            *_ends(from_device),
+            "PUBLISH",
+            _public(topic),
+            status=_status(topic) if is_answer else None,
+            body=payload,
+            answers=self._open.pop(rid, None) if is_answer else None,
+        )
         number = self._trace.add(message)
         self._keep(self._kinds, number, kind)
         if rid and topic.startswith(_REQUESTS):
@@ -84,9 +103,9 @@ class MqttTrace:
         if len(kept) > _MAX_OPEN:
             del kept[next(iter(kept))]
 
-    def _message(self, kind: str, name: str, address: str, *, from_device: bool) -> Message:
-        source, target = (DEVICE, HUB) if from_device else (HUB, DEVICE)
-        return Message(self.device_id, kind, source, target, name, address)
+
+def _ends(from_device: bool) -> tuple[str, str]:
+    return (DEVICE, HUB) if from_device else (HUB, DEVICE)
 
 
 def _public(topic: str) -> str:

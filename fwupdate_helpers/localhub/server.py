@@ -72,12 +72,8 @@ def run(
             "'python -m fwupdate_helpers.localhub stop', or give another --state-dir."
         ) from None
     try:
-        hub = _LocalHub(
-            state,
-            idle_timeout,
-            WireTrace(_utc_now, on=trace),
-            WireFaults(_utc_now, on=faults),
-        )
+        wire_trace = WireTrace(_utc_now, defer=_a_moment_later, on=trace)
+        hub = _LocalHub(state, idle_timeout, wire_trace, WireFaults(_utc_now, on=faults))
         asyncio.run(hub.run(address, service_port, on_ready))
     finally:
         lock.release()
@@ -230,6 +226,10 @@ def _host_names(listeners: ports.Listeners) -> frozenset[str]:
 
 def _utc_now() -> datetime:
     return datetime.now(timezone.utc)
+
+
+def _a_moment_later(call: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(0.05, call)
 
 
 def _log_loop_error(loop: asyncio.AbstractEventLoop, context: Json) -> None:

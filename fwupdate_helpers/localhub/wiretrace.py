@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fwupdate_helpers.localhub.jsontext import timestamp
 from fwupdate_helpers.localhub.redaction import mask_address, mask_body, mask_text
@@ -18,13 +17,14 @@ from fwupdate_helpers.localhub.redaction import mask_address, mask_body, mask_te
 Json = dict[str, Any]
 
 MAX_ROWS: Final = 2000
+MAX_NEW: Final = 100
+"""Messages that may wait until their secrets are taken out."""
 SERVICE: Final = "service"
 HUB: Final = "hub"
 DEVICE: Final = "device"
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """What is told of a message that was read or written.
 
     Attributes:
@@ -59,44 +59,42 @@ class WireTrace:
 
     Args:
         clock: Tells the time, UTC.
+        defer: Calls a function a moment later. Taking secrets out of a body costs as much as the
+            way of a small message, so it waits until the messages of the moment have passed.
         rows: How many messages are kept.
         on: Whether anything is kept.
     """
 
     def __init__(
-        self, clock: Callable[[], datetime], *, rows: int = MAX_ROWS, on: bool = True
+        self,
+        clock: Callable[[], datetime],
+        *,
+        defer: Callable[[Callable[[], None]], object] = lambda call: call(),
+        rows: int = MAX_ROWS,
+        on: bool = True,
     ) -> None:
         self.on = on
         self.last = 0
         self._clock = clock
+        self._defer = defer
         self._rows: deque[Json] = deque(maxlen=rows)
+        self._new: list[tuple[int, datetime, Message]] = []
 
     def add(self, message: Message) -> int | None:
         """Keep a message without its secrets; return its number, or None when tracing is off."""
         if not self.on:
             return None
         self.last += 1
-        words = (message.what, mask_address(message.address), mask_text(message.reason))
-        self._rows.append(
-            {
-                "number": self.last,
-                "at": self._clock(),
-                "device_id": message.device_id,
-                "kind": message.kind,
-                "source": message.source,
-                "target": message.target,
-                "what": " ".join(word for word in words if word),
-                "status": message.status,
-                "size": len(message.body) if message.size is None else message.size,
-                "body": mask_body(message.body),
-                "answers": message.answers,
-                "is_acknowledgement": message.is_acknowledgement,
-            }
-        )
+        self._new.append((self.last, self._clock(), message))
+        if len(self._new) == 1:
+            self._defer(self._take_in)
+        elif len(self._new) > MAX_NEW:
+            self._take_in()
         return self.last
 
     def rows(self, *, after: int = 0, device_id: str | None = None) -> list[Json]:
         """Return the messages with greater numbers than `after`, of one device or of all."""
+        self._take_in()
         return [
             {**row, "at": timestamp(row["at"])}
             for row in self._rows
@@ -105,4 +103,27 @@ class WireTrace:
 
     def clear(self) -> None:
         """Forget all messages; the numbers go on."""
+        self._new.clear()
         self._rows.clear()
+
+    def _take_in(self) -> None:
+        new, self._new = self._new, []
+        self._rows.extend(_row(*one) for one in new)
+
+
+def _row(number: int, at: datetime, message: Message) -> Json:
+    words = (message.what, mask_address(message.address), mask_text(message.reason))
+    return {
+        "number": number,
+        "at": at,
+        "device_id": message.device_id,
+        "kind": message.kind,
+        "source": message.source,
+        "target": message.target,
+        "what": " ".join(word for word in words if word),
+        "status": message.status,
+        "size": len(message.body) if message.size is None else message.size,
+        "body": mask_body(message.body),
+        "answers": message.answers,
+        "is_acknowledgement": message.is_acknowledgement,
+    }

@@ -1,1 +1,3 @@
-report({"fwVersion": "1.0.0"})
+version_patch = {"fwVersion": "1.0.0"}
+if version_patch is not ...:
+    report(version_patch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -196,6 +196,17 @@ def test_only_the_last_messages_are_kept() -> None:
     assert [row["what"] for row in trace.rows()] == ["m2", "m3", "m4"]
     assert [row["number"] for row in trace.rows(after=4)] == [5]
     assert [row["what"] for row in trace.rows(device_id="d1")] == ["m3"]
+
+
+def test_messages_wait_for_their_turn_and_are_there_when_they_are_asked_for() -> None:
+    later: list[Callable[[], None]] = []
+    trace = WireTrace(now, defer=later.append)
+    for number in range(250):
+        trace.add(Message("d", "other", DEVICE, HUB, f"m{number}"))
+    assert [row["number"] for row in trace.rows()] == list(range(1, 251))
+    for call in later:
+        call()
+    assert len(trace.rows()) == 250
 
 
 def test_a_trace_that_is_off_keeps_nothing() -> None:

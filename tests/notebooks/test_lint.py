@@ -15,7 +15,10 @@ from fwupdate_helpers.exercises import known_ids
 
 Cell = dict[str, Any]
 FOLDER = Path(__file__).parents[2] / "notebooks"
-NOTEBOOKS = sorted(FOLDER.rglob("*.ipynb"))
+LAYOUT = FOLDER.parent / "jupyter" / "workspace.json"
+MAKEFILE = FOLDER.parent / "Makefile"
+OPENED = ".ipynb_checkpoints"  # JupyterLab keeps copies there
+NOTEBOOKS = sorted(path for path in FOLDER.rglob("*.ipynb") if OPENED not in path.parts)
 SOLUTIONS = FOLDER / "solutions"
 EXERCISE_CELL = r"exercise-\d\d-[a-z]"
 SECRET = re.compile(r"SharedAccessKey=[A-Za-z0-9+/]{16,}|sig=[A-Za-z0-9%+/]{16,}")
@@ -122,6 +125,12 @@ def test_the_exercise_minutes_add_up(notebook: Path) -> None:
 
 
 @every_notebook
+def test_there_is_something_for_whoever_is_done_early(notebook: Path) -> None:
+    texts = [source(cell) for cell in cells(notebook, "markdown")]
+    assert sum(len(re.findall(r"\bIf you are done early", text)) for text in texts) == 1
+
+
+@every_notebook
 def test_an_exercise_has_a_goal_two_folded_hints_a_stub_a_check_and_a_solution(
     notebook: Path,
 ) -> None:
@@ -176,3 +185,20 @@ def test_the_instructors_guide_has_a_page_for_it(notebook: Path) -> None:
     assert page, f"INSTRUCTOR.md has no section {notebook.stem}"
     for part in ("Minutes", "Ask", "Pitfalls", "Answers", "Reset one learner"):
         assert f"**{part}" in page.group(1)
+
+
+def test_the_saved_layout_shows_the_live_panel_of_the_notebook_that_make_lab_opens() -> None:
+    first = re.search(r"^FIRST_NOTEBOOK \?= (.+)$", MAKEFILE.read_text("utf-8"), re.MULTILINE)
+    assert first
+    tags = [cell["metadata"].get("tags", []) for cell in cells(FOLDER / first[1])]
+    (panel,) = [index for index, found in enumerate(tags) if "live-panel" in found]
+    assert cells(FOLDER / first[1])[panel]["cell_type"] == "code"
+    name, view = f"notebook:{first[1]}", f"cloned-outputs:{first[1]}:{panel}"
+    layout = json.loads(LAYOUT.read_text("utf-8"))["data"]
+    assert layout.keys() == {"layout-restorer:data", name, view}, (
+        f"in {LAYOUT.name}, the number of the live panel's cell must be {panel}, everywhere"
+    )
+    assert layout[name]["data"]["path"] == layout[view]["data"]["path"] == first[1]
+    assert layout[view]["data"]["index"] == panel
+    areas = layout["layout-restorer:data"]["main"]["dock"]["children"]
+    assert [area["widgets"] for area in areas] == [[name], [view]], "left and right"

@@ -49,6 +49,14 @@ def test_a_secret_inside_a_text_of_a_body_is_masked(secret: str) -> None:
     assert not any(part in shown for part in ("AbCdEf", "GhIjKl", "QUJDREVG"))
 
 
+def test_an_escape_hides_no_secret() -> None:
+    for hidden in (
+        rb'{"u": "\/firmware\/AbCdEfGh\/1.img"}',
+        rb'{"primary\u004bey": "AbCdEfGh"}',
+    ):
+        assert "AbCdEfGh" not in mask_body(hidden)
+
+
 def test_what_is_no_json_is_counted_and_not_shown() -> None:
     assert mask_body(b'{"primaryKey": "AbCdEf') == "(22 bytes that are no JSON)"
     assert mask_body(b" ") == mask_body(b"") == ""

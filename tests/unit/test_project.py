@@ -39,6 +39,7 @@ TARGETS = [
     "test",
     "demo",
     "bench-download",
+    "bench-trace",
     "lint",
     "lock",
     "clean",

@@ -1,0 +1,158 @@
+"""The wire trace as a sequence diagram."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from itertools import combinations
+from typing import Any
+
+import pytest
+from matplotlib.text import Text
+
+from fwupdate_helpers import plot_sequence
+from fwupdate_helpers.trace import DEVICE, HUB, ON_AZURE, SERVICE, Trace, TraceRow
+from fwupdate_helpers.trace_words import has_failed, is_request, words_for
+
+BEGAN = datetime(2026, 5, 4, 12, 30, tzinfo=timezone.utc)
+RID = "9f3a5c7e9f3a5c7e"
+ANSWER = f"$iothub/methods/res/200/?$rid={RID}"
+
+
+def row(number: int, source: str, target: str, what: str, **more: Any) -> TraceRow:
+    at = BEGAN + timedelta(milliseconds=1.5 * (number - 1))
+    return TraceRow(number, at, "pump", more.pop("kind", "methods"), source, target, what, **more)
+
+
+def a_call() -> Trace:
+    """Return the messages of a direct method, as the local hub records them."""
+    return Trace(
+        [
+            row(1, SERVICE, HUB, "POST /twins/pump/methods", body='{"methodName":"reboot"}'),
+            row(2, HUB, DEVICE, f"PUBLISH $iothub/methods/POST/reboot/?$rid={RID}"),
+            row(3, DEVICE, HUB, f"PUBLISH {ANSWER}", status=200, answers=2),
+            row(4, HUB, DEVICE, "PUBACK", answers=3, is_acknowledgement=True),
+            row(5, HUB, SERVICE, "OK", status=200, answers=1, body='{"status":200}'),
+        ]
+    )  # fmt: skip
+
+
+def texts(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts if text.get_text()]
+
+
+def test_a_call_is_told_in_words_and_as_it_was_on_the_wire() -> None:
+    figure = plot_sequence(a_call())
+    shown = texts(figure)
+    assert shown[:5] == ["service", "hub", "device", "HTTPS", "MQTT"]
+    assert shown[5:14:3] == ["call reboot", "call reboot", "answer 200"]
+    assert shown[6] == "POST /twins/…/methods"
+    assert shown[9] == "$iothub/methods/POST/reboot/"
+    assert [text for text in shown if text.endswith("ms")] == [
+        "0 ms", "1.5 ms", "3.0 ms", "4.5 ms", "6.0 ms"
+    ]  # fmt: skip
+    assert figure.axes[0].get_title(loc="left") == "Call reboot: 5 messages in 6.0 ms"
+
+
+def test_arrows_go_from_who_sends_to_who_receives() -> None:
+    place = {SERVICE: 0, HUB: 1, DEVICE: 2}
+    trace = a_call()
+    arrows = [text for text in plot_sequence(trace).axes[0].texts if text.get_text() == ""]
+    drawn = [(arrow.xyann[0], arrow.xy[0], arrow.xy[1]) for arrow in arrows]
+    assert drawn == [(place[one.source], place[one.target], n) for n, one in enumerate(trace)]
+    dashed = [arrow.arrow_patch.get_linestyle() == "--" for arrow in arrows]
+    assert dashed == [False, False, True, False, True], "answers, and no acknowledgement"
+
+
+def test_the_alt_text_tells_the_messages_in_their_order() -> None:
+    assert plot_sequence(a_call()).alt_text == (
+        "Call reboot: 5 messages in 6.0 ms. service to hub: call reboot; hub to device: call "
+        "reboot; device to hub: answer 200; hub to device: received; hub to service: answer 200."
+    )
+
+
+def test_a_failure_has_a_cross_and_its_word_and_a_request_without_an_answer_says_so() -> None:
+    refused = row(3, HUB, SERVICE, "Gateway Timeout", status=504, answers=1)
+    shown = texts(plot_sequence(Trace([*a_call()[:2], refused])))
+    assert "✖ 504 Gateway Timeout" in shown
+    assert "call reboot · no answer seen" in shown and "call reboot" in shown
+
+
+@pytest.mark.parametrize("number", [5, 30])
+def test_no_text_lies_on_another_one_or_outside(number: int) -> None:
+    long = f"PUBLISH $iothub/twin/res/204/?$rid={RID}{RID}&$version=123"
+    body = json.dumps(dict.fromkeys(("temperature", "battery", "location", "speed"), 1))
+    what = f"PUBLISH $iothub/twin/PATCH/properties/reported/?$rid={RID}"
+    rows = [
+        row(n + 1, DEVICE, HUB, what, kind="twin", body=body)
+        if n % 2
+        else row(n + 1, HUB, DEVICE, long, kind="twin", status=204, answers=n)
+        for n in range(number)
+    ]
+    figure = plot_sequence(Trace(rows))
+    figure.draw_without_rendering()
+    found = [text for text in figure.axes[0].texts if text.get_text()]
+    boxes = [Text.get_window_extent(text) for text in found]
+    for (one, a), (other, b) in combinations(zip(found, boxes, strict=True), 2):
+        assert not a.overlaps(b), (one.get_text(), other.get_text())
+    whole = figure.bbox
+    assert all(whole.x0 <= box.x0 and box.x1 <= whole.x1 for box in boxes)
+    assert all(text.get_fontsize() >= 11 for text in found)
+
+
+def test_of_many_messages_thirty_are_drawn_and_it_says_how_to_see_the_others() -> None:
+    figure = plot_sequence(Trace([row(n, DEVICE, HUB, "PUBACK") for n in range(1, 41)]))
+    note = "10 later messages are not drawn. Narrow the trace with after= or kinds="
+    assert note in figure.alt_text
+    assert any(note in text for text in texts(figure))
+
+
+def test_an_empty_trace_is_a_figure_that_says_why() -> None:
+    figure = plot_sequence(Trace(note=ON_AZURE))
+    assert figure.alt_text == ON_AZURE and figure.texts[0].get_text() == ON_AZURE
+    assert plot_sequence(Trace()).alt_text == "No messages passed the hub."
+
+
+@pytest.mark.parametrize(
+    ("what", "more", "words"),
+    [
+        ("CONNECT", {}, "connect"),
+        ("CONNACK", {"status": 0}, "connected"),
+        ("CONNACK", {"status": 5}, "refused, code 5"),
+        ("SUBSCRIBE $iothub/methods/POST/#", {}, "subscribe to methods"),
+        ("CLOSE the token has expired", {}, "the connection ends"),
+        ("PUBLISH $iothub/twin/GET/?$rid=1", {}, "read the twin"),
+        ("PUBLISH $iothub/twin/res/204/?$rid=1&$version=3", {"status": 204}, "taken, version 3"),
+        ("PUBLISH $iothub/twin/res/429/?$rid=1", {"status": 429}, "refused, 429"),
+        ("PUBLISH $iothub/twin/PATCH/properties/desired/?$version=2",
+         {"body": '{"speed":1,"$version":2}'}, "wish speed"),
+        ("PUBLISH devices/pump/messages/events/", {}, "telemetry"),
+        ("GET /firmware/***/2.0.0.img", {}, "fetch the image"),
+        ("PATCH /twins/pump", {"body": '{"properties":{"desired":{"speed":1}}}'},
+         "change the twin speed"),
+        ("PATCH /twins/pump", {"body": "(22 bytes that are no JSON)"}, "change the twin"),
+        ("OPTIONS /", {}, "ask"),
+    ],
+)  # fmt: skip
+def test_each_message_has_words(what: str, more: dict[str, Any], words: str) -> None:
+    source, target = (SERVICE, HUB) if "/twins/" in what else (DEVICE, HUB)
+    assert words_for(row(1, source, target, what, **more)) == words
+
+
+def test_what_asks_and_what_has_failed() -> None:
+    call, sent, told, *_ = a_call()
+    assert is_request(call) and is_request(sent) and not is_request(told)
+    assert has_failed(row(1, HUB, SERVICE, "Not Found", status=404)) and not has_failed(told)
+    assert has_failed(row(1, HUB, DEVICE, "CONNACK", status=5))
+    assert not has_failed(row(1, HUB, DEVICE, "CONNACK", status=0))
+
+
+def test_drawing_loads_no_pyplot() -> None:
+    code = (
+        "import sys; from fwupdate_helpers import plot_sequence; "
+        "from fwupdate_helpers.trace import Trace; plot_sequence(Trace()); "
+        "sys.exit('matplotlib.pyplot' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
