@@ -50,7 +50,7 @@ class LinkPolicy:
     trial_seconds: float = 60.0
     first_wait: float = 0.5
     longest_wait: float = 5.0
-    unanswered: int = 3
+    unanswered: int = 2
     evictions: int = 4
     eviction_seconds: float = 8.0
     waiting_reports: int = 64
