@@ -78,7 +78,7 @@ class UnrulyMqtt:
 
     def lose(self, kind: int, topic: str = "", **options: int) -> Loss:
         """Lose packets from now on; see `Loss`."""
-        self.losses.append(Loss(kind, topic, **options))  # type: ignore[arg-type]
+        self.losses.append(Loss(kind, topic, **options))
         return self.losses[-1]
 
     def cut(self) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime
@@ -77,8 +76,8 @@ class HubLink:
         self._care: set[asyncio.Task[None]] = set()
         self._discards: set[asyncio.Task[None]] = set()
         self._has_ended = self._is_cut = False
-        self._unanswered = 0
-        self._evictions: deque[float] = deque(maxlen=policy.evictions)
+        self._unanswered = self._evictions = 0
+        self._connected_at = 0.0
 
     @property
     def is_connected(self) -> bool:
@@ -259,6 +258,7 @@ class HubLink:
             return
         if connected:
             self._connected.set()
+            self._connected_at = asyncio.get_running_loop().time()
             self._lost = asyncio.Event()
             self._events.add("connected", "Connected to the hub.")
             if self._on_method is not None:
@@ -280,10 +280,9 @@ class HubLink:
             self._note_eviction()
 
     def _note_eviction(self) -> None:
-        now, policy = asyncio.get_running_loop().time(), self._policy
-        self._evictions.append(now)
-        full = len(self._evictions) == policy.evictions
-        if full and now - self._evictions[0] < policy.eviction_seconds:
+        lasted = asyncio.get_running_loop().time() - self._connected_at
+        self._evictions = self._evictions + 1 if lasted < self._policy.eviction_seconds else 0
+        if self._evictions == self._policy.evictions:
             self._on_end(
                 DeviceIdInUse(
                     self._device_id,
