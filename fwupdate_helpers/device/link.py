@@ -130,6 +130,8 @@ class HubLink:
             await asyncio.sleep(self._policy.wait_after(1))
             raise NotAcknowledged(str(error)) from error
         self._unanswered = 0
+        if call != self._subscribe:  # a bad line lets work be done; a rival lets next to none
+            self._evictions = 0
         return answer
 
     async def _until_lost(self, call: Callable[[Any], Awaitable[T]]) -> T:

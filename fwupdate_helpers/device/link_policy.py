@@ -35,8 +35,8 @@ class LinkPolicy:
             and the most, so that a thousand devices do not come back at once ("full jitter").
         longest_wait: Where the doubling ends, in seconds.
         unanswered: After so many requests in a row without an answer, the device connects anew.
-        evictions: So many connections in a row that were lost within `eviction_seconds` each mean
-            that another client uses the device id.
+        evictions: So many connections in a row that were lost within `eviction_seconds` each, and
+            brought the device nothing, mean that another client uses the device id.
         eviction_seconds: See `evictions`.
         waiting_reports: So many reports may wait for the hub; who has one more waits for room.
 
@@ -51,7 +51,7 @@ class LinkPolicy:
     first_wait: float = 0.5
     longest_wait: float = 5.0
     unanswered: int = 2
-    evictions: int = 4
+    evictions: int = 5
     eviction_seconds: float = 2.0
     waiting_reports: int = 64
 
