@@ -91,6 +91,18 @@ class DeviceLife:
         )
 
     def _new_link(self, post: Callable[..., None]) -> HubLink:
+        setup = self._setup
+        return HubLink(
+            self._new_client,
+            device_id=setup.device_id,
+            policy=setup.link_policy,
+            events=setup.events,
+            post=post,
+            on_end=self._on_end,
+            now=setup.faults.now,
+        )
+
+    def _new_client(self) -> Any:
         from azure.iot.device.aio import IoTHubDeviceClient
 
         setup = self._setup
@@ -102,15 +114,7 @@ class DeviceLife:
             **options,
         )
         sign_by_clock(client, lambda: setup.faults.clock_offset)
-        return HubLink(
-            client,
-            device_id=setup.device_id,
-            policy=setup.link_policy,
-            events=setup.events,
-            post=post,
-            on_end=self._on_end,
-            now=setup.faults.now,
-        )
+        return client
 
     def _surroundings(self, cut_power: Callable[[], None]) -> DeviceSurroundings:
         setup = self._setup
@@ -226,7 +230,7 @@ class DeviceLife:
         on_trial = boot.trial_of is not None
         try:
             limit = self._setup.link_policy.trial_seconds if on_trial else math.inf
-            await self._link.come_back(limit)
+            await self._link.open(limit)
         except FirmwareUpdateError as error:
             if not on_trial:
                 self._on_end(error)

@@ -1,8 +1,7 @@
-"""What the SDK has no call for: a cut connection, a new subscription, a clock that is wrong.
+"""What the SDK has no call for: to cut a connection, to leave a dead client, to set its clock.
 
-No program on a real device wants the first and the last; the second one closes a gap: the SDK
-subscribes once per client and trusts the hub to remember it. So this is the one place that reaches
-into azure-iot-device (measured with 2.14), and tests watch on the hub's side what comes of it.
+This is the one place that reaches into azure-iot-device (measured with 2.14), and tests watch on
+the hub's side what comes of it.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from importlib import import_module
 from typing import Any, Final
 
 METHODS: Final = "methods"
-TWIN: Final = "twin"
 
 
 def sever(client: Any) -> None:
@@ -39,26 +37,64 @@ def sever(client: Any) -> None:
 
 
 async def subscribe(client: Any, feature: str) -> None:
-    """Subscribe to the topic of a feature, also when the SDK believes that it has done so.
+    """Subscribe to the topic of a feature, for example `METHODS`.
 
-    Unlike the SDK's setters, it can be cancelled when the hub's answer does not come.
-
-    Args:
-        client: An asynchronous ``IoTHubDeviceClient``.
-        feature: `METHODS` or `TWIN`.
+    Unlike the SDK's setters, it can be cancelled when the hub's answer does not come. A setter
+    that comes afterwards has nothing to wait for.
     """
+    await _called_back(lambda done: client._mqtt_pipeline.enable_feature(feature, done))
+
+
+async def discard(client: Any) -> None:
+    """End a client whose connection is of no use any more: no farewell, and its threads end.
+
+    ``shutdown`` says goodbye first, and waits for ever where the SDK's network thread has died (it
+    does when a connection ends in the middle of a write).
+    """
+    sever(client)
+    await _called_back(client._mqtt_pipeline.shutdown)
+    await _stop_handlers(client._handler_manager)
+
+
+async def _stop_handlers(manager: Any) -> None:
+    """End the tasks that call the handlers.
+
+    The manager's own ``stop`` waits for ever when the SDK, as it notices the lost connection,
+    clears the queue in which the order to stop lies. So the order is given again.
+    """
+    order = import_module(
+        "azure.iot.device.iothub.sync_handler_manager"
+    ).HandlerRunnerKillerSentinel
+    runners = [(manager._client_event_runner, manager._inbox_manager.get_client_event_inbox())]
+    for name, runner in manager._receiver_handler_runners.items():
+        if runner is not None:
+            runners.append((runner, manager._get_inbox_for_receive_handler(name)))
+    while alive := [inbox for runner, inbox in runners if runner and not runner.done()]:
+        for inbox in alive:
+            inbox.put(order())
+        await asyncio.sleep(0.01)
+
+
+def is_renewing(client: Any) -> bool:
+    """Tell whether the SDK reconnects by itself just now, with a new token."""
+    return str(client._mqtt_pipeline._nucleus.connection_state).endswith("REAUTHORIZING")
+
+
+async def _called_back(call: Callable[[Callable[..., None]], None]) -> None:
+    """Make a call of the SDK's inside that ends in a callback, in another thread."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
     def finish(error: Exception | None) -> None:
         if not done.done():
             done.set_exception(error) if error else done.set_result(None)
+            done.exception()  # nobody may wait any more
 
     def on_complete(error: Exception | None = None) -> None:
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(finish, error)
 
-    client._mqtt_pipeline.enable_feature(feature, on_complete)
+    call(on_complete)
     await done
 
 

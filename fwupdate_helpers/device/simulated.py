@@ -21,6 +21,7 @@ from fwupdate_helpers.events import EventLog
 from fwupdate_helpers.firmware.board import Board
 from fwupdate_helpers.firmware.download_policy import DownloadPolicy
 from fwupdate_helpers.firmware.flash import PowerLost
+from fwupdate_helpers.sdk_errors import no_connection
 
 Json = dict[str, Any]
 
@@ -202,6 +203,8 @@ class SimulatedDevice:
             raise FirmwareUpdateError(
                 f"The device {self.device_id!r} does not run, so it reports nothing. Start it."
             ) from error
+        except Exception as error:
+            raise no_connection(error, self.device_id) from error
 
     def __enter__(self) -> SimulatedDevice:
         return self.start()
