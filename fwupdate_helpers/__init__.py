@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         wait_for_update,
         watch_update,
     )
-    from fwupdate_helpers.timeline import UpdateTimeline
+    from fwupdate_helpers.timeline import UpdateTimeline, plot_timelines
     from fwupdate_helpers.trace_figure import plot_sequence
     from fwupdate_helpers.widgets import UpdatePanel
 
@@ -40,6 +40,7 @@ _HOME = {
     "connect_hub": "hub",
     "invoke_firmware_update": "service",
     "plot_sequence": "trace_figure",
+    "plot_timelines": "timeline",
     "wait_for_update": "service",
     "watch_update": "service",
 }
@@ -56,6 +57,7 @@ __all__ = [
     "connect_hub",
     "invoke_firmware_update",
     "plot_sequence",
+    "plot_timelines",
     "wait_for_update",
     "watch_update",
 ]

@@ -6,7 +6,7 @@ received them (`$lastUpdated` in the twin's `$metadata`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -26,6 +26,8 @@ from fwupdate_helpers.reported import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from fwupdate_helpers.retry_log import Retry
 
 _BAD_ENDS: Final = {contract.ERROR: "failed", contract.ROLLED_BACK: "rolled back"}
 
@@ -141,7 +143,7 @@ class UpdateTimeline:
         words += "" if seconds is None else f" after {format_seconds(seconds)}"
         return words + (f": {self.error.code}" if self.error else "")
 
-    def plot(self, ax: Axes | None = None) -> Figure:
+    def plot(self, ax: Axes | None = None, *, retries: Iterable[Retry] = ()) -> Figure:
         """Draw one bar a stage: its start and duration by the device's and by the hub's clock.
 
         Clocks that differ by more than half of the update are drawn from one start; the legend
@@ -151,10 +153,34 @@ class UpdateTimeline:
             ax: The axes to draw on, best 5 inches wide or more. Without them a new figure is made,
                 not by pyplot: it may be drawn in any thread, and as a cell's last value it shows
                 with its alt text.
+            retries: What a `RetryLog` holds; each is a mark above the bars.
         """
         from fwupdate_helpers.timeline_figure import draw
 
-        return draw(self, ax)
+        return draw(self, ax, retries=[retry.at for retry in retries])
+
+
+def plot_timelines(
+    timelines: Mapping[str, UpdateTimeline], *, retries: Mapping[str, Iterable[Retry]] | None = None
+) -> Figure:
+    """Draw several updates below each other, on a common axis that begins with each of them.
+
+    Args:
+        timelines: A name for each, for example ``{"good run": …, "power cut": …}``.
+        retries: For names of these, what a `RetryLog` holds.
+
+    Raises:
+        ValueError: There is nothing to draw, or retries of a name that there is not.
+
+    Example:
+        >>> plot_timelines({"good run": first, "power cut": second})  # doctest: +SKIP
+    """
+    from fwupdate_helpers.timeline_figure import draw_together
+
+    marks = {name: [retry.at for retry in each] for name, each in (retries or {}).items()}
+    if not timelines or set(marks) - set(timelines):
+        raise ValueError("plot_timelines needs one timeline or more, and retries of these only.")
+    return draw_together(timelines, marks)
 
 
 def format_seconds(seconds: float) -> str:

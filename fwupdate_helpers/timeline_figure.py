@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 _BAD_END_MARKERS: Final = {contract.ERROR: "X", contract.ROLLED_BACK: "<"}
 _EDGE: Final[dict[str, Any]] = {"edgecolor": "black", "linewidth": 2}
 _HUB_LINE: Final[dict[str, Any]] = {"color": "black", "linewidth": 2, "marker": "D"}
+_RETRY: Final[dict[str, Any]] = {
+    "linestyle": "none",
+    "marker": "v",
+    "markersize": 9,
+    "markerfacecolor": VERMILLION,
+    "markeredgecolor": "black",
+    "markeredgewidth": 1.5,
+}
 _HUB_MARK: Final[dict[str, Any]] = {"markersize": 7, "markeredgewidth": 2, "mfc": "white"}
 
 
@@ -36,6 +44,7 @@ def draw(
     *,
     title: str | None = None,
     to_come: Sequence[str] = (),
+    retries: Iterable[datetime] = (),
 ) -> Figure:
     """Draw a timeline; `UpdateTimeline.plot` tells how.
 
@@ -45,23 +54,70 @@ def draw(
         title: Another title than the timeline's own.
         to_come: Names of stages that have not begun: each has an empty row, so that the rows keep
             their places while the update runs.
+        retries: When the service tried again (its clock, UTC).
     """
+    marks = tuple(retries)
     if ax is None:
         size = (8, 2 + 0.72 * (len(timeline.stages) + len(to_come)))
         layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
-        ax = AltTextFigure(timeline.alt_text, figsize=size, layout=layout).add_subplot()
-    _Drawing(timeline, ax, title or timeline.title, to_come).draw()
+        alt_text = timeline.alt_text + _retries_told(marks)
+        ax = AltTextFigure(alt_text, figsize=size, layout=layout).add_subplot()
+    _Drawing(timeline, ax, title or timeline.title, to_come, marks).draw()
     figure: Figure = ax.figure.figure  # the root figure, where ax lies in a subfigure
     return figure
+
+
+def draw_together(
+    timelines: Mapping[str, UpdateTimeline], retries: Mapping[str, Iterable[datetime]]
+) -> Figure:
+    """Draw timelines below each other on one axis; `plot_timelines` tells how."""
+    marks = {name: tuple(retries.get(name, ())) for name in timelines}
+    titles = {name: f"{name}: {_lower(timeline.title)}" for name, timeline in timelines.items()}
+    told = (
+        f"{name}: {each.alt_text}{_retries_told(marks[name])}" for name, each in timelines.items()
+    )
+    rows = [len(timeline.stages) for timeline in timelines.values()]
+    figure = AltTextFigure(
+        " ".join(told),
+        figsize=(8, sum(2 + 0.72 * number for number in rows)),
+        layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15),
+    )
+    axes = figure.subplots(len(rows), squeeze=False, height_ratios=[2 + number for number in rows])
+    drawings = [
+        _Drawing(timeline, ax, titles[name], (), marks[name])
+        for ax, (name, timeline) in zip(axes[:, 0], timelines.items(), strict=True)
+    ]
+    longest = max(drawings, key=lambda drawing: drawing.span)
+    for drawing in drawings:
+        drawing.unit, drawing.unit_name = longest.unit, longest.unit_name
+        drawing.draw()
+    limits = [drawing.ax.get_xlim() for drawing in drawings]
+    for drawing in drawings:
+        drawing.ax.set_xlim(min(left for left, _ in limits), max(right for _, right in limits))
+    return figure
+
+
+def _retries_told(marks: tuple[datetime, ...]) -> str:
+    times = "once" if len(marks) == 1 else f"{len(marks)} times"
+    return f" The service tried again {times}." if marks else ""
+
+
+def _lower(title: str) -> str:
+    return title[:1].lower() + title[1:]
 
 
 class _Drawing:
     """One timeline on one pair of axes."""
 
     def __init__(
-        self, timeline: UpdateTimeline, ax: Axes, title: str, to_come: Sequence[str]
+        self,
+        timeline: UpdateTimeline,
+        ax: Axes,
+        title: str,
+        to_come: Sequence[str],
+        retries: tuple[datetime, ...],
     ) -> None:
-        self.timeline, self.ax, self.title = timeline, ax, title
+        self.timeline, self.ax, self.title, self.retries = timeline, ax, title, retries
         self.rows = [*(stage.name for stage in timeline.stages), *to_come]
         self.offset = timeline.hub_offset
         ends = max(self._end(stage) for stage in timeline.stages)
@@ -71,6 +127,7 @@ class _Drawing:
 
     def draw(self) -> None:
         labels = [self._draw_stage(row, stage) for row, stage in enumerate(self.timeline.stages)]
+        self._draw_retries()
         self._draw_axis()
         self._draw_legend()
         self._fit(labels)
@@ -117,10 +174,19 @@ class _Drawing:
         self.ax.plot([x], [y], markeredgewidth=1.5, **style)
         return True
 
-    def _draw_hub_clock(self, y: float, stage: Stage) -> None:
+    def _hub_at(self, moment: datetime) -> float:
+        """Return the place of a moment of the hub's or the service's clock."""
         shift = self.offset if self.offset and self.aligned else 0.0
+        return (self._at(moment) - shift) / self.unit
+
+    def _draw_retries(self) -> None:
+        if self.retries:
+            xs = [self._hub_at(moment) for moment in self.retries]
+            self.ax.plot(xs, [-0.42] * len(xs), clip_on=False, **_RETRY)
+
+    def _draw_hub_clock(self, y: float, stage: Stage) -> None:
         moments = [moment for moment in (stage.hub_started_at, stage.hub_ended_at) if moment]
-        xs = [(self._at(moment) - shift) / self.unit for moment in moments]
+        xs = [self._hub_at(moment) for moment in moments]
         self.ax.plot(xs, [y] * len(xs), clip_on=False, **_HUB_LINE, **_HUB_MARK)
 
     def _draw_axis(self) -> None:
@@ -143,8 +209,11 @@ class _Drawing:
             words = offset_words(self.offset) + (", drawn aligned" if self.aligned else "")
             label = f"hub clock ({words})"
             handles.append(Line2D([], [], label=label, **_HUB_LINE, **_HUB_MARK))
+        if self.retries:
+            words = f"service tried again ({len(self.retries)})"
+            handles.append(Line2D([], [], label=words, **_RETRY))
         place: dict[str, Any] = {"bbox_to_anchor": (0, 1), "borderaxespad": 0.3, "borderpad": 0}
-        style: dict[str, Any] = {"ncols": 2, "fontsize": 11, "frameon": False}
+        style: dict[str, Any] = {"ncols": 3, "columnspacing": 1.2, "fontsize": 11, "frameon": False}
         legend = self.ax.legend(handles=handles, loc="lower left", **place, **style)
         legend.set_in_layout(False)  # the title's pad keeps its place; its width shall cost none
 

@@ -20,7 +20,7 @@ _PACKETS: Final = {
 _SUBSCRIPTIONS: Final = {
     "$iothub/methods/POST/#": "methods",
     "$iothub/twin/PATCH/properties/desired/#": "wishes",
-    "$iothub/twin/res/#": "answers about the twin",
+    "$iothub/twin/res/#": "twin answers",
 }
 _TOPICS: Final[tuple[tuple[str, Callable[[re.Match[str], TraceRow], str]], ...]] = (
     (r"\$iothub/methods/POST/([^/]+)/", lambda found, row: f"call {found[1]}"),

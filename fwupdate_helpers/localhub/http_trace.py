@@ -64,7 +64,7 @@ class HttpTrace:
                 kind,
                 HUB,
                 client,
-                response.reason or "",
+                response.headers.get("iothub-errorcode") or response.reason or "",
                 status=response.status,
                 body=body if isinstance(body, bytes) else b"",
                 size=request.get(SENT, response.content_length),

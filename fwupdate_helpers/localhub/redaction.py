@@ -148,7 +148,8 @@ def _is_suspicious(text: str) -> bool:
 
 
 def _dumps(content: Any) -> str:
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return text.encode(errors="replace").decode()  # half a surrogate pair is no UTF-8
 
 
 class _Masking:

@@ -72,6 +72,10 @@ def test_an_escape_hides_no_secret() -> None:
         assert "AbCdEfGh" not in mask_body(hidden)
 
 
+def test_half_a_surrogate_pair_can_be_kept() -> None:
+    assert mask_body(rb'{"a":"\udc00"}').encode() == b'{"a":"?"}'
+
+
 def test_what_is_no_json_is_counted_and_not_shown() -> None:
     assert mask_body(b'{"primaryKey": "AbCdEf') == "(22 bytes that are no JSON)"
     assert mask_body(b" ") == mask_body(b"") == ""

@@ -27,7 +27,9 @@ from fwupdate_helpers.contract import (
 from fwupdate_helpers.errors import FirmwareUpdateError
 from fwupdate_helpers.localhub.twins import merge
 from fwupdate_helpers.reported import parse_time, reported_error, update_outcome
-from fwupdate_helpers.timeline import UpdateTimeline, format_seconds
+from fwupdate_helpers.retry_log import Retry
+from fwupdate_helpers.retry_rules import Operation, Verdict
+from fwupdate_helpers.timeline import UpdateTimeline, format_seconds, plot_timelines
 
 Json = dict[str, Any]
 BEGIN = datetime(2026, 5, 4, 12, 30, tzinfo=timezone.utc)
@@ -485,3 +487,40 @@ UpdateTimeline.from_twin({rest_twin(TUTORIAL)!r}).plot()._repr_mimebundle_()
 assert "matplotlib.figure" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def retry_at(seconds: float) -> Retry:
+    return Retry(at(seconds), "d", Operation.TWIN, 1, 503, Verdict.RETRY, 0.5)
+
+
+def test_retries_are_marks_that_the_legend_and_the_alt_text_count() -> None:
+    figure = timeline_of(*COMPLETE).plot(retries=[retry_at(2), retry_at(7)])
+    (line,) = (line for line in figure.axes[0].lines if line.get_marker() == "v")
+    assert list(line.get_xdata()) == [2, 7]
+    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "service tried again (2)" in words
+    assert figure.alt_text.endswith("The service tried again 2 times.")
+    assert "tried again" not in timeline_of(*COMPLETE).plot().alt_text
+
+
+def test_two_updates_are_drawn_on_one_axis() -> None:
+    good, bad = timeline_of(*COMPLETE), timeline_of(*FAILED)
+    figure = plot_timelines({"good run": good, "hash": bad}, retries={"hash": [retry_at(1)]})
+    first, second = figure.axes
+    assert first.get_xlim() == second.get_xlim()
+    assert first.get_title(loc="left").startswith("good run: update completed")
+    assert second.get_title(loc="left").startswith("hash: update failed")
+    assert good.alt_text in figure.alt_text and "The service tried again once." in figure.alt_text
+
+
+def test_timelines_of_minutes_and_of_seconds_have_one_unit() -> None:
+    long = timeline_of(*patches_of(300, 300, 300))
+    figure = plot_timelines({"short": timeline_of(*COMPLETE), "long": long})
+    assert {axes.get_xlabel() for axes in figure.axes} == {"time since the update began (min)"}
+
+
+def test_nothing_to_draw_together_is_an_error() -> None:
+    with pytest.raises(ValueError, match="one timeline or more"):
+        plot_timelines({})
+    with pytest.raises(ValueError, match="retries of these only"):
+        plot_timelines({"a": timeline_of(*COMPLETE)}, retries={"b": []})
