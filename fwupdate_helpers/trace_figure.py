@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import Any, Final
 
 from matplotlib.figure import Figure
@@ -157,13 +158,14 @@ def _colour(row: TraceRow) -> str:
 def _address(row: TraceRow) -> str:
     """Return what was on the wire, shortened where it does not fit between two lifelines."""
     if _is_answer(row) and SERVICE in (row.source, row.target):
-        return f"{row.status} {row.what}"
-    text = row.what.removeprefix("PUBLISH ")
+        name = HTTPStatus(row.status or 0).phrase if has_failed(row) else row.what
+        return f"{row.status} {name}"
+    text = re.sub("^(UN)?(PUBLISH|SUBSCRIBE) ", "", row.what)
     text = re.sub(r"\$rid=([^&]{4})[^&]+", r"$rid=\1…", text)
     text = re.sub(r"^(\w+) /(twins|devices)/[^/]+", r"\1 /\2/…", text)
     text = text.replace("/PATCH/properties/", "/PATCH/…/")
     if len(text) > _ADDRESS:
-        text = re.sub(r"\$rid=[^&]+&?", "", text).rstrip("?")
+        text = text.partition("?")[0]  # the words tell of the version, and the table of the rest
     if len(text) <= _ADDRESS:
         return text
     half = (_ADDRESS - 1) // 2

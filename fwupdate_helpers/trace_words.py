@@ -20,7 +20,7 @@ _PACKETS: Final = {
 _SUBSCRIPTIONS: Final = {
     "$iothub/methods/POST/#": "methods",
     "$iothub/twin/PATCH/properties/desired/#": "wishes",
-    "$iothub/twin/res/#": "answers about the twin",
+    "$iothub/twin/res/#": "twin answers",
 }
 _TOPICS: Final[tuple[tuple[str, Callable[[re.Match[str], TraceRow], str]], ...]] = (
     (r"\$iothub/methods/POST/([^/]+)/", lambda found, row: f"call {found[1]}"),
@@ -59,6 +59,8 @@ def words_for(row: TraceRow) -> str:
         return f"subscribe to {_SUBSCRIPTIONS.get(address, 'a topic')}"
     if name == "CONNACK":
         return "connected" if row.status == 0 else f"refused, code {row.status}"
+    if name == "SUBACK" and has_failed(row):
+        return "refused: IoT Hub has no such topic"
     if name in _PACKETS:
         return _PACKETS[name]
     if row.source == HUB:
@@ -75,6 +77,8 @@ def has_failed(row: TraceRow) -> bool:
     """Tell whether a message says that something did not work."""
     if row.what == "CONNACK":
         return row.status != 0
+    if row.what == "SUBACK":
+        return row.status is not None
     return row.status is not None and row.status >= 400
 
 
