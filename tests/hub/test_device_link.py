@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import sqlite3
 import sys
@@ -20,6 +21,7 @@ from azure.iot.hub.models import CloudToDeviceMethod
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.device import LinkPolicy, SimulatedDevice
+from fwupdate_helpers.device.surroundings import DeviceSurroundings
 from fwupdate_helpers.errors import DeviceIdInUse, FirmwareUpdateError, HubUnavailable
 from fwupdate_helpers.firmware.agent import UpdateAgent
 from fwupdate_helpers.service import invoke_firmware_update, wait_for_update
@@ -178,6 +180,25 @@ def test_after_many_lost_connections_no_thread_and_no_socket_is_left(
     wait_for(lambda: not threads_of_devices())
     gc.collect()  # the SDK leaves two descriptors of a client to it
     wait_for(lambda: open_files() <= before)
+
+
+def test_an_update_that_follows_before_the_device_knows_of_the_last_ones_end_is_not_refused(
+    make: NewDevice,
+    registry: IoTHubRegistryManager,
+    device_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report = DeviceSurroundings.report
+
+    async def hear_late(around: DeviceSurroundings, patch: Json) -> None:
+        await report(around, patch)
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(DeviceSurroundings, "report", hear_late)
+    with make():
+        first, second = (update(registry, device_id) for _ in range(2))
+    assert first["firmwareUpdate"]["updateId"] != second["firmwareUpdate"]["updateId"]
+    assert second["firmwareUpdate"]["outcome"] == "completed"
 
 
 # -- the SDK's traps ------------------------------------------------------------------------------
