@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.errors import UpdateTimeout
+from fwupdate_helpers.retry_log import Retry, RetryLog
 from fwupdate_helpers.service import cancel_firmware_update, invoke_firmware_update
 from fwupdate_helpers.widgets.panel_widgets import PanelWidgets
 from fwupdate_helpers.widgets.picture import Picture
@@ -93,6 +94,7 @@ class UpdatePanel:
         self.error: Exception | None = None
         self._view = PanelView(READING, f"{READING} · 0 % · time left not known yet")
         self._note: Note | None = None
+        self._retries = RetryLog()
         self._presses = self._presses_done = self._presses_seen = 0
         self._events_seen: tuple[DeviceEvent, ...] = ()
         self._changed = threading.Condition()
@@ -222,8 +224,11 @@ class UpdatePanel:
     def _start_update(self) -> str | None:
         order = {name: value for name, value in self._order.items() if name != "update_id"}
         order = {"response_timeout": ANSWER_SECONDS, **order}
+        self._retries = RetryLog()
         with service_client(self._hub) as registry:
-            update = invoke_firmware_update(registry, self._device.device_id, **order)
+            update = invoke_firmware_update(
+                registry, self._device.device_id, on_retry=self._note_retry, **order
+            )
         if not update.is_up_to_date:
             return None
         return (
@@ -235,8 +240,18 @@ class UpdatePanel:
         meant = self._view.update_id  # and no other one that has begun meanwhile
         with service_client(self._hub) as registry:
             cancel_firmware_update(
-                registry, self._device.device_id, meant, response_timeout=ANSWER_SECONDS
+                registry,
+                self._device.device_id,
+                meant,
+                response_timeout=ANSWER_SECONDS,
+                on_retry=self._note_retry,
             )
+
+    def _note_retry(self, retry: Retry) -> None:
+        """Show a retry: in words now, and as a mark in the picture."""
+        self._retries(retry)
+        self._note = Note(str(retry))
+        self._wake.set()
 
     # -- the background thread --------------------------------------------------------------------
 
@@ -312,6 +327,7 @@ class UpdatePanel:
             note=self._note,
             busy=busy,
             closed=self._hub_closed,
+            retries=tuple(retry.at for retry in self._retries),
         )
 
     def _publish(self, view: PanelView, seen: int) -> None:
@@ -321,7 +337,8 @@ class UpdatePanel:
 
 
 def _check_order(order: Mapping[str, Any]) -> None:
-    known = set(inspect.signature(invoke_firmware_update).parameters) - {"registry", "device_id"}
+    own = {"registry", "device_id", "on_retry"}
+    known = set(inspect.signature(invoke_firmware_update).parameters) - own
     unknown = ", ".join(sorted(set(order) - known))
     if unknown:
         raise TypeError(f"order has {unknown}; invoke_firmware_update takes {sorted(known)}.")

@@ -83,6 +83,7 @@ class Look:
         note: The last thing to tell, or None.
         busy: Whether a press is being worked on.
         closed: Whether the hub has been closed: nothing more will come.
+        retries: When the service tried again, for this panel's last press.
     """
 
     now: float
@@ -94,6 +95,7 @@ class Look:
     note: Note | None = None
     busy: bool = False
     closed: bool = False
+    retries: tuple[datetime, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class PanelView:
         timeline: What the picture shows, or None before the first update.
         title: The message of the picture.
         busy: Whether a press is being worked on.
+        retries: When the service tried again: marks in the picture.
     """
 
     state: str
@@ -129,6 +132,7 @@ class PanelView:
     timeline: UpdateTimeline | None = None
     title: str = ""
     busy: bool = False
+    retries: tuple[datetime, ...] = ()
 
 
 class PanelReader:
@@ -164,6 +168,7 @@ class PanelReader:
             timeline=timeline,
             title=_title(state, timeline),
             busy=look.busy,
+            retries=look.retries,
         )
 
     def _grown(self, timeline: UpdateTimeline, now: float, *, moving: bool) -> UpdateTimeline:

@@ -79,6 +79,23 @@ def test_a_press_on_start_runs_an_update_to_its_end_in_words_bar_picture_and_log
     assert again.update_id != end.update_id, "each press is an update of its own"
 
 
+def test_retries_are_told_and_are_marks_in_the_picture(
+    hub: Hub, make: NewDevice, panel_of: NewPanel
+) -> None:
+    device = make(stage_seconds=0.1).start()
+    panel = panel_of(device)
+    panel.wait_for("no update yet")
+    order = {"device_id": device.device_id, "kinds": ["methods"]}
+    hub.faults.refuse_service_calls(429, retry_after=1, **order)
+    panel.start_button.click()
+    wait_for(lambda: "(429001): next try in" in shown(panel))
+    assert len(panel.wait_for("completed").retries) == 1
+    wait_for(lambda: "The service tried again once." in shown(panel))
+
+    panel.start_button.click()
+    assert panel.wait_for("completed").retries == (), "those of another press are gone"
+
+
 def test_nothing_is_sent_or_drawn_while_nothing_changes(
     make: NewDevice, panel_of: NewPanel
 ) -> None:
