@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Final
 
 from fwupdate_helpers.trace import HUB, SERVICE, TraceRow
@@ -20,7 +21,7 @@ _PACKETS: Final = {
 _SUBSCRIPTIONS: Final = {
     "$iothub/methods/POST/#": "methods",
     "$iothub/twin/PATCH/properties/desired/#": "wishes",
-    "$iothub/twin/res/#": "answers about the twin",
+    "$iothub/twin/res/#": "twin answers",
 }
 _TOPICS: Final[tuple[tuple[str, Callable[[re.Match[str], TraceRow], str]], ...]] = (
     (r"\$iothub/methods/POST/([^/]+)/", lambda found, row: f"call {found[1]}"),
@@ -34,9 +35,13 @@ _TOPICS: Final[tuple[tuple[str, Callable[[re.Match[str], TraceRow], str]], ...]]
     (r"devices/.*/messages/events", lambda found, row: "telemetry"),
 )
 _REQUESTS: Final[tuple[tuple[str, Callable[[TraceRow], str]], ...]] = (
-    (r"POST /twins/[^/]+/methods", lambda row: f"call {_body(row).get('methodName', 'a method')}"),
+    (
+        r"POST /twins/[^/]+/methods",
+        lambda row: f"call {_body(row).get('methodName') or 'a method'}",
+    ),
     (r"GET /twins/", lambda row: "read the twin"),
     (r"PATCH /twins/", lambda row: f"change the twin{_names(row)}"),
+    (r"POST /devices/query", lambda row: "ask which devices"),
     (r"PUT /twins/", lambda row: "replace the twin"),
     (r"GET /devices", lambda row: "read the identity"),
     (r"PUT /devices", lambda row: "write the identity"),
@@ -51,7 +56,11 @@ _NAMES_SHOWN: Final = 3
 
 
 def words_for(row: TraceRow) -> str:
-    """Return a few words for what a message says."""
+    """Return a few words for what a message says, in one line."""
+    return " ".join(_words(row).split())
+
+
+def _words(row: TraceRow) -> str:
     name, _, address = row.what.partition(" ")
     if name == "PUBLISH":
         return _first(_TOPICS, address, row) or "publish"
@@ -81,6 +90,8 @@ def has_failed(row: TraceRow) -> bool:
 def _answer(row: TraceRow) -> str:
     if has_failed(row):
         return f"{row.status} {row.what}"
+    if row.status == HTTPStatus.NO_CONTENT:
+        return "done"
     if row.kind == "methods":
         return f"answer {_body(row).get('status', '')}".rstrip()
     return {"twin": "the twin", "identity": "the identity"}.get(
@@ -99,7 +110,9 @@ def _names(row: TraceRow) -> str:
     """Return the names at the top of a patch, for example `` speed, battery``."""
     body = _body(row)
     if row.target == HUB and row.source == SERVICE:
-        body = body.get("properties", {}).get("desired", body)
+        properties = body.get("properties")
+        desired = properties.get("desired") if isinstance(properties, dict) else None
+        body = desired if isinstance(desired, dict) else body
     names = [name for name in body if not name.startswith("$")]
     more = ", …" if len(names) > _NAMES_SHOWN else ""
     return f" {', '.join(names[:_NAMES_SHOWN])}{more}" if names else ""
