@@ -28,6 +28,13 @@ TURNED_OFF: Final = (
     "This local hub was started without its wire trace. Stop it with 'python -m "
     "fwupdate_helpers.localhub stop', and run the notebook's set-up cell again."
 )
+STARTED_ANEW: Final = (
+    "The local hub has started again since then, and counts its messages from 1. Ask with after=0, "
+    "and take a new mark."
+)
+GONE: Final = (
+    "Some messages after that mark are gone: the trace was cleared, or more came than it keeps."
+)
 _BODY_SHOWN: Final = 80
 _LEFT: Final = 'style="text-align:left;vertical-align:top"'
 
@@ -125,7 +132,15 @@ def read_trace(
     found = own_routes.send(hub, "GET", f"/$localhub/trace?{urlencode(query)}").json()
     rows = (TraceRow.from_json(row) for row in found["rows"])
     wanted = (row for row in rows if kinds is None or row.kind in kinds)
-    return Trace(wanted, last=found["last"], note="" if found["on"] else TURNED_OFF)
+    return Trace(wanted, last=found["last"], note=_note(found, after))
+
+
+def _note(found: dict[str, Any], after: int) -> str:
+    if not found["on"]:
+        return TURNED_OFF
+    if after > found["last"]:
+        return STARTED_ANEW
+    return GONE if 0 < after < found["oldest"] - 1 else ""
 
 
 def _line(row: TraceRow) -> str:

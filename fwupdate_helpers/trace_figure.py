@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Collection
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 from fwupdate_helpers.colours import BLUE, GREEN, VERMILLION
@@ -27,6 +28,7 @@ _TITLE_LETTERS, _NOTE_LETTERS = 64, 88
 _LEFT, _RIGHT = -0.32, 2.3
 _ADDRESS: Final = 31
 _GREY: Final = "#666666"
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
 def plot_sequence(trace: Trace, *, title: str | None = None) -> Figure:
@@ -204,9 +206,10 @@ def _colour(row: TraceRow) -> str:
 
 def _address(row: TraceRow) -> str:
     """Return what was on the wire, shortened where it does not fit between two lifelines."""
-    if _is_answer(row) and SERVICE in (row.source, row.target):
-        return f"{row.status} {row.what}"
-    text = row.what.removeprefix("PUBLISH ")
+    if _is_answer(row) and (SERVICE in (row.source, row.target) or row.kind == "image"):
+        name = _PHRASES.get(row.status or 0, "") if has_failed(row) else row.what
+        return f"{row.status} {name.removeprefix('Partial Content ')}".rstrip()
+    text = re.sub("^(UN)?(PUBLISH|SUBSCRIBE) ", "", row.what)
     text = re.sub(r"\$rid=([^&]{4})[^&]+", r"$rid=\1…", text)
     text = re.sub(r"^(\w+) /(twins|devices)/[^/]+", r"\1 /\2/…", text)
     text = text.replace("/PATCH/properties/", "/PATCH/…/")

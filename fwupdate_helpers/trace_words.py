@@ -52,6 +52,7 @@ _REQUEST: Final = re.compile(
     r"(GET|PUT|POST|PATCH|DELETE) "
     r"|PUBLISH \$iothub/(methods/POST|twin/GET|twin/PATCH/properties/reported)/"
 )
+_IMAGE_ANSWERS: Final[dict[int, str]] = {200: "the image", 206: "a part of the image"}
 _NAMES_SHOWN: Final = 3
 
 
@@ -68,6 +69,8 @@ def _words(row: TraceRow) -> str:
         return f"subscribe to {_SUBSCRIPTIONS.get(address, 'a topic')}"
     if name == "CONNACK":
         return "connected" if row.status == 0 else f"refused, code {row.status}"
+    if name == "SUBACK" and has_failed(row):
+        return "refused: IoT Hub has no such topic"
     if name in _PACKETS:
         return _PACKETS[name]
     if row.source == HUB:
@@ -84,6 +87,8 @@ def has_failed(row: TraceRow) -> bool:
     """Tell whether a message says that something did not work."""
     if row.what == "CONNACK":
         return row.status != 0
+    if row.what == "SUBACK":
+        return row.status is not None
     return row.status is not None and row.status >= 400
 
 
@@ -94,6 +99,8 @@ def _answer(row: TraceRow) -> str:
         return "done"
     if row.kind == "methods":
         return f"answer {_body(row).get('status', '')}".rstrip()
+    if row.kind == "image" and row.status in _IMAGE_ANSWERS:
+        return _IMAGE_ANSWERS[row.status]
     return {"twin": "the twin", "identity": "the identity"}.get(
         row.kind, f"{row.status} {row.what}"
     )

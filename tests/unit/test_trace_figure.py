@@ -230,6 +230,25 @@ def test_importing_loads_no_matplotlib_and_drawing_loads_no_pyplot() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_a_status_without_a_name_is_drawn_as_its_number() -> None:
+    answers = [
+        row(n, HUB, SERVICE, "IotHubThrottled", status=n, answers=n - 1) for n in (429, 499, 999)
+    ]
+    shown = texts(plot_sequence(Trace(answers)))
+    assert {"✖ 429 IotHubThrottled", "429 Too Many Requests", "499", "999"} <= {*shown}
+
+
+def test_an_image_comes_by_https_and_a_part_of_it_tells_its_bytes() -> None:
+    asked = row(1, DEVICE, HUB, "GET /firmware/***/2.0.0.img", kind="image")
+    part = row(2, HUB, DEVICE, "Partial Content bytes 0-65535/1048576", kind="image", status=206,
+               answers=1)  # fmt: skip
+    shown = texts(plot_sequence(Trace([asked, part])))
+    assert shown[4] == "MQTT, image: HTTPS"
+    assert shown[-3:-1] == ["a part of the image", "206 bytes 0-65535/1048576"]
+    whole = row(2, HUB, DEVICE, "OK", kind="image", status=200, answers=1)
+    assert words_for(whole) == "the image"
+
+
 def test_the_table_shows_markup_as_text_and_folds_a_long_body() -> None:
     body = json.dumps({"text": "<b>" + "x" * 200})
     html = Trace([row(1, DEVICE, HUB, "PUBLISH <i>", body=body)], note="<u>gone</u>")._repr_html_()
