@@ -123,6 +123,16 @@ def test_whatever_the_messages_hold_every_text_has_its_place(first: int) -> None
     assert figure.alt_text.endswith(note)  # type: ignore[attr-defined]
 
 
+def test_a_long_title_and_a_note_do_not_press_the_messages_together() -> None:
+    def row_height(title: str, note: str) -> float:
+        figure = plot_sequence(Trace(a_call(), note=note), title=title)
+        figure.draw_without_rendering()
+        (_, upper), (_, lower) = figure.axes[0].transData.transform([(0, 0), (0, 1)])
+        return float(upper - lower)
+
+    assert row_height("word " * 40, "word " * 40) > 0.97 * row_height("word", "")
+
+
 def test_a_title_is_drawn_as_it_is_written_and_keeps_capitals() -> None:
     call = row(1, SERVICE, HUB, "POST /twins/pump/methods", body='{"methodName":"applyUpdate$1$"}')
     ax = plot_sequence(Trace([call])).axes[0]
