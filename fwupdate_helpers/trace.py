@@ -113,7 +113,7 @@ class Trace(Sequence[TraceRow]):
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
         if not self._rows:
             return note or "<p>no messages</p>"
-        names = ("time", "from → to", "message", "status", "bytes", "body")
+        names = ("time", "from → to", "message and body", "status", "bytes")
         head = "".join(f'<th scope="col" {_LEFT}>{name}</th>' for name in names)
         rows = "".join(_html_row(row) for row in self._rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}"
@@ -154,13 +154,12 @@ def _html_row(row: TraceRow) -> str:
         short = escape(row.body[:_BODY_SHOWN] + "…")
         body = f"<details><summary><code>{short}</code></summary><code>{body}</code></details>"
     elif body:
-        body = f"<code>{body}</code>"
+        body = f"<br><code>{body}</code>"
     cells = (
         f"{row.at:%H:%M:%S.%f}"[:-3],
         f"{row.source} → {row.target}",
-        f"<code>{escape(row.what)}</code>",
+        f'<div style="overflow-wrap:anywhere"><code>{escape(row.what)}</code>{body}</div>',
         "" if row.status is None else str(row.status),
         str(row.size) if row.size else "",
-        body,
     )
     return "<tr>" + "".join(f"<td {_LEFT}>{cell}</td>" for cell in cells) + "</tr>"

@@ -61,17 +61,18 @@ def _judge_waits(attempt: int, most: float, drawn: list[float]) -> Card | None:
 def looks_first(learner: Learner) -> Card:
     """03-b: the twin tells whether an order was heard."""
     hub = learner.hub()
-    thermostat = learner.need("thermostat", 2)
-    address = learner.need("uris", 2)["1.0.0"]
+    thermostat, uris = learner.need("thermostat", 2), learner.need("uris", 2)
     was_heard = learner.attempt("was_heard", todo="Read the twin, and compare the update's id.")
     update_id = f"check-{uuid.uuid4().hex[:8]}"
     from fwupdate_helpers.service import invoke_firmware_update, watch_update
 
     for _ in watch_update(hub.registry, thermostat.device_id, timeout=_UPDATE_SECONDS):
         pass  # the update that may still run has an end
-    order: dict[str, Any] = {"package_uri": address, "version": "1.0.0", "allow_downgrade": True}
+    order: dict[str, Any] = {"package_uri": uris["1.0.0"], "version": "1.0.0"}
     before = _answer(was_heard, update_id)
-    invoke_firmware_update(hub.registry, thermostat.device_id, update_id=update_id, **order)
+    invoke_firmware_update(
+        hub.registry, thermostat.device_id, update_id=update_id, allow_downgrade=True, **order
+    )
     after = _answer(was_heard, update_id)
     for _ in watch_update(
         hub.registry, thermostat.device_id, update_id=update_id, timeout=_UPDATE_SECONDS
