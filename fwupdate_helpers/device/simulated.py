@@ -101,6 +101,12 @@ class SimulatedDevice:
         """Whether the background thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another object of this process runs as this device."""
+        other = _running.get(self._key)
+        return other is not None and other is not self and other.is_running
+
     def start(self) -> SimulatedDevice:
         """Connect, report `standBy` and listen for direct methods; harmless when it runs already.
 

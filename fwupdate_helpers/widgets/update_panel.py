@@ -322,6 +322,7 @@ class UpdatePanel:
             twin=reader.twin,
             problem=reader.problem,
             running=device.is_running,
+            replaced=device.is_replaced,
             events=events,
             device_error=device.error,
             note=self._note,

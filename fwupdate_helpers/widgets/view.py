@@ -33,6 +33,7 @@ CANCELLED: Final = "cancelled"
 ROLLED_BACK: Final = "rolled back"
 NO_POWER: Final = "no power"
 STOPPED: Final = "stopped"
+REPLACED: Final = "replaced"
 HUB_AWAY: Final = "hub away"
 HUB_REFUSES: Final = "hub refuses"
 NO_IDENTITY: Final = "no identity"
@@ -48,6 +49,7 @@ NOTE_SECONDS: Final = 5.0
 _WORDS: Final = {
     NO_POWER: "device has no power",
     STOPPED: "device is stopped",
+    REPLACED: "another object runs as this device",
     HUB_AWAY: "hub does not answer",
     HUB_REFUSES: "hub refuses to tell",
     NO_IDENTITY: "hub has no such device",
@@ -79,6 +81,7 @@ class Look:
         problem: Why the twin could not be read just now, or None.
         running: Whether the device has power and runs.
         events: What happened on the device.
+        replaced: Whether another object of this kernel runs as the device.
         device_error: Why the device ended by itself, or None.
         note: The last thing to tell, or None.
         busy: Whether a press is being worked on.
@@ -90,6 +93,7 @@ class Look:
     twin: object | None = None
     problem: Exception | None = None
     running: bool = True
+    replaced: bool = False
     events: tuple[DeviceEvent, ...] = ()
     device_error: Exception | None = None
     note: Note | None = None
@@ -243,6 +247,8 @@ def _state(look: Look, timeline: UpdateTimeline | None) -> str:
         return NO_IDENTITY
     if look.problem is not None:
         return HUB_AWAY if isinstance(look.problem, HubUnavailable) else HUB_REFUSES
+    if look.replaced:
+        return REPLACED
     if not look.running:
         kinds = [event.kind for event in look.events[-2:]]
         return NO_POWER if "power-cut" in kinds else STOPPED
@@ -323,6 +329,8 @@ def _refusals(look: Look, state: str, timeline: UpdateTimeline | None) -> dict[s
         reasons |= dict.fromkeys((START, CANCEL), f"{why.capitalize()}.")
     if look.running:
         reasons[RESTART] = "The device runs."
+    elif look.replaced:
+        reasons |= dict.fromkeys((RESTART, POWER_CUT), "Run this panel's cell again.")
     else:
         reasons[POWER_CUT] = "The device does not run."
     return reasons
@@ -332,6 +340,8 @@ def _hint(state: str, timeline: UpdateTimeline | None, reported: contract.Json) 
     if state == NO_POWER:
         lost = "A device without power reports nothing: the twin tells what was true last. "
         return f"{lost}Press Restart device."
+    if state == REPLACED:
+        return "This panel is of the older object. Run its cell again."
     if state == STOPPED:
         return "Press Restart device, or run the cell again that starts it."
     if state == NO_UPDATE:

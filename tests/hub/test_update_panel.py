@@ -273,6 +273,23 @@ def test_a_device_that_is_stopped_is_told_and_can_be_started_again(
     assert device.is_running
 
 
+def test_a_panel_whose_device_was_made_again_says_so_and_stops_nobody(
+    make: NewDevice, panel_of: NewPanel
+) -> None:
+    device = make(stage_seconds=0.1).start()
+    panel = panel_of(device)
+    panel.wait_for("no update yet")
+    again = SimulatedDevice(
+        str.__str__(device._setup.connection_string), **device._setup.device_options
+    )
+    with again:
+        panel.wait_for("replaced")
+        assert "Run its cell again." in panel.view.message.text
+        assert panel.restart_button.disabled and panel.power_button.disabled
+        assert again.is_running
+    panel.wait_for("stopped")
+
+
 def test_an_order_with_an_unknown_name_and_no_interval_are_refused_in_their_cell(
     make: NewDevice, hub: Hub
 ) -> None:
