@@ -14,7 +14,7 @@ from fwupdate_helpers.device.link import STOP_SECONDS, HubLink, silent_hub
 from fwupdate_helpers.device.link_policy import LinkPolicy
 from fwupdate_helpers.device.methods import MethodDesk, note_failure
 from fwupdate_helpers.device.reports import ReportQueue
-from fwupdate_helpers.device.sdk_inside import sign_by_clock
+from fwupdate_helpers.device.sdk_inside import keep_quiet, sign_by_clock
 from fwupdate_helpers.device.surroundings import DeviceSurroundings
 from fwupdate_helpers.errors import FirmwareUpdateError
 from fwupdate_helpers.events import EventLog
@@ -114,6 +114,7 @@ class DeviceLife:
             **options,
         )
         sign_by_clock(client, lambda: setup.faults.clock_offset)
+        keep_quiet(client)
         return client
 
     def _surroundings(self, cut_power: Callable[[], None]) -> DeviceSurroundings:

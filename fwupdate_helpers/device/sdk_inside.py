@@ -23,17 +23,44 @@ def sever(client: Any) -> None:
         client: An ``IoTHubDeviceClient``, synchronous or asynchronous. ``shutdown`` it afterwards:
             it has threads to end.
     """
-    pipeline = client._mqtt_pipeline
-    pipeline.pipeline_configuration.connection_retry = False
-    stage = pipeline._pipeline
-    while stage is not None and getattr(stage, "transport", None) is None:
-        stage = stage.next
-    link = stage.transport._mqtt_client.socket() if stage is not None else None
+    client._mqtt_pipeline.pipeline_configuration.connection_retry = False
+    paho = _paho_of(client)
+    link = paho.socket() if paho is not None else None
     link = getattr(link, "_socket", link)  # within paho's wrapper for websockets
     if link is not None:
         with suppress(OSError):  # it was closed already
             # The method of ssl.SSLSocket would say goodbye first.
             socket.socket.shutdown(link, socket.SHUT_RDWR)
+
+
+def keep_quiet(client: Any) -> None:
+    """Let the network thread of a client that has not connected yet end without a word.
+
+    When a connection ends in the middle of a write, the thread dies of it, and Python would print
+    its traceback to standard error: in a notebook, under whatever cell runs then. Who waits for the
+    hub finds out by itself.
+
+    Args:
+        client: An ``IoTHubDeviceClient``.
+    """
+    paho = _paho_of(client)
+    if paho is None:
+        return
+    run = paho._thread_main
+
+    def run_quietly() -> None:
+        with suppress(OSError):
+            run()
+
+    paho._thread_main = run_quietly
+
+
+def _paho_of(client: Any) -> Any:
+    """Return the MQTT client inside an SDK client."""
+    stage = client._mqtt_pipeline._pipeline
+    while stage is not None and getattr(stage, "transport", None) is None:
+        stage = stage.next
+    return stage.transport._mqtt_client if stage is not None else None
 
 
 async def subscribe(client: Any, feature: str) -> None:

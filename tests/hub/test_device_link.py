@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sqlite3
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.iot.device import IoTHubDeviceClient
 from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import CloudToDeviceMethod
 
 from fwupdate_helpers import contract
-from fwupdate_helpers.device import LinkPolicy, SimulatedDevice
+from fwupdate_helpers.device import LinkPolicy, SimulatedDevice, sdk_inside
 from fwupdate_helpers.device.surroundings import DeviceSurroundings
 from fwupdate_helpers.errors import DeviceIdInUse, FirmwareUpdateError, HubUnavailable
 from fwupdate_helpers.firmware.agent import UpdateAgent
@@ -300,3 +302,21 @@ def test_of_two_clients_with_one_id_one_gives_way_and_the_other_goes_on(
         assert update(registry, device_id)["firmwareStatus"] == "completed"
         assert stays.is_running and stays.error is None
         second.stop()
+
+
+def test_a_network_thread_that_dies_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    client = IoTHubDeviceClient.create_from_connection_string(
+        "HostName=127.0.0.1;DeviceId=d;SharedAccessKey=c2VjcmV0"
+    )
+    paho = sdk_inside._paho_of(client)
+    paho._thread_main = raise_eof
+    sdk_inside.keep_quiet(client)
+    thread = threading.Thread(target=paho._thread_main)
+    thread.start()
+    thread.join()
+    assert capfd.readouterr().err == ""
+    client.shutdown()
+
+
+def raise_eof() -> None:
+    raise ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
