@@ -164,9 +164,10 @@ class SimulatedDevice:
         self._is_leaving = True
         if self.board is not None:
             self.board.cut_power()
+        life = self._life
         try:
-            if self._life is not None:
-                self._life.lose_power()
+            if life is not None:
+                life.lose_power()
         finally:
             self.stop()
         self.events.add("power-cut", "The power was cut.")
@@ -230,7 +231,8 @@ class SimulatedDevice:
             self.error.__cause__ = error
             self.events.add("error", str(self.error))
         finally:
-            self._loop = None
+            # With the life goes the SDK's client, which keeps two sockets for as long as it is.
+            self._loop, self._life = None, None
             if _running.get(self._key) is self:
                 del _running[self._key]
             self.events.add("stopped", "The device has stopped.")
