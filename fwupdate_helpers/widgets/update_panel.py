@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.errors import UpdateTimeout
+from fwupdate_helpers.retries import RetryPolicy
 from fwupdate_helpers.retry_log import Retry, RetryLog
 from fwupdate_helpers.service import cancel_firmware_update, invoke_firmware_update
 from fwupdate_helpers.widgets.panel_widgets import PanelWidgets
@@ -47,6 +48,10 @@ _LANES: Final = ("service", "power", "restart", "picture")
 _log = logging.getLogger(__name__)
 _panels: dict[tuple[str, str], UpdatePanel] = {}
 _panels_lock = threading.Lock()
+
+
+class _Closed(Exception):
+    """The panel was closed while a press was being worked on."""
 
 
 class UpdatePanel:
@@ -99,6 +104,7 @@ class UpdatePanel:
         self._events_seen: tuple[DeviceEvent, ...] = ()
         self._changed = threading.Condition()
         self._wake, self._ended, self._hub_closed = threading.Event(), threading.Event(), False
+        self._policy = RetryPolicy(sleep=self._pause)
         name = f"panel-{device.device_id}"
         self._workers = {lane: Worker(f"{name}-{lane}") for lane in _LANES}
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -213,6 +219,8 @@ class UpdatePanel:
         try:
             told = work()
             note = Note(told) if isinstance(told, str) else None
+        except _Closed:
+            return
         except Exception as error:
             note = Note(error_words(error), is_error=True)
             self.error = error
@@ -224,6 +232,7 @@ class UpdatePanel:
     def _start_update(self) -> str | None:
         order = {name: value for name, value in self._order.items() if name != "update_id"}
         order = {"response_timeout": ANSWER_SECONDS, **order}
+        order = {"policy": self._policy, **order}
         self._retries = RetryLog()
         with service_client(self._hub) as registry:
             update = invoke_firmware_update(
@@ -244,8 +253,14 @@ class UpdatePanel:
                 self._device.device_id,
                 meant,
                 response_timeout=ANSWER_SECONDS,
+                policy=self._policy,
                 on_retry=self._note_retry,
             )
+
+    def _pause(self, seconds: float) -> None:
+        """Wait between two tries; a panel that is closed meanwhile makes no other one."""
+        if self._ended.wait(seconds):
+            raise _Closed
 
     def _note_retry(self, retry: Retry) -> None:
         """Show a retry: in words now, and as a mark in the picture."""

@@ -96,6 +96,20 @@ def test_retries_are_told_and_are_marks_in_the_picture(
     assert panel.wait_for("completed").retries == (), "those of another press are gone"
 
 
+def test_a_panel_that_is_closed_between_two_tries_starts_nothing_more(
+    hub: Hub, make: NewDevice, panel_of: NewPanel
+) -> None:
+    device = make(stage_seconds=0.1).start()
+    panel = panel_of(device)
+    panel.wait_for("no update yet")
+    order = {"device_id": device.device_id, "kinds": ["methods"]}
+    hub.faults.refuse_service_calls(429, retry_after=60, **order)
+    panel.start_button.click()
+    wait_for(lambda: "(429001): next try in" in shown(panel))
+    panel.close()
+    wait_for(lambda: panel_threads(device) == [])
+
+
 def test_nothing_is_sent_or_drawn_while_nothing_changes(
     make: NewDevice, panel_of: NewPanel
 ) -> None:
