@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from html import escape
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
@@ -18,10 +17,9 @@ from fwupdate_helpers.errors import (
     FaultsUnavailable,
     HubRequestError,
 )
+from fwupdate_helpers.fault import Fault, table
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from requests import Response
 
     from fwupdate_helpers.hub import Hub
@@ -32,8 +30,6 @@ SECONDS: Final = 600.0
 """How long a fault lives when nothing else is said."""
 STAGES: Final = (*contract.STAGES, *contract.FINAL_STATUSES)
 """What `at` may be: a stage that the device reports to have begun, or how the update ended."""
-ACTIVE: Final = "active"
-CLEARED: Final = "cleared"
 
 ON_AZURE: Final = (
     "Faults happen inside the local hub, on the wire; this is an IoT Hub on Azure, and nothing "
@@ -44,100 +40,6 @@ TURNED_OFF: Final = (
     "with 'python -m fwupdate_helpers.localhub stop', and run the notebook's set-up cell again."
 )
 _PATH: Final = "/$localhub/faults"
-_LEFT: Final = 'style="text-align:left;vertical-align:top"'
-
-
-class Fault:
-    """A fault at the local hub. As a context manager it is cleared at the end of the block.
-
-    Attributes are as of the last answer of the hub: `refresh` asks for them anew.
-    """
-
-    def __init__(self, faults: Faults, row: Json) -> None:
-        self._faults = faults
-        self._row = row
-
-    @property
-    def id(self) -> str:
-        """Names it at the hub."""
-        return str(self._row["id"])
-
-    @property
-    def kind(self) -> str:
-        """The method of `Faults` that made it."""
-        return str(self._row["kind"])
-
-    @property
-    def text(self) -> str:
-        """What it does, in words."""
-        return str(self._row["text"])
-
-    @property
-    def device_id(self) -> str | None:
-        """The device that it is about; None when about none, or about all."""
-        device_id: str | None = self._row["device_id"]
-        return device_id
-
-    @property
-    def remaining(self) -> int | None:
-        """How often it acts yet; None means until it expires."""
-        remaining: int | None = self._row["remaining"]
-        return remaining
-
-    @property
-    def acted(self) -> int:
-        """How often it has acted."""
-        return int(self._row["acted"])
-
-    @property
-    def expires_at(self) -> datetime:
-        """When it ends at the latest, by the hub's clock, UTC."""
-        text = str(self._row["expires_at"])
-        # Seven digits of a second are one too many for Python 3.10.
-        return datetime.fromisoformat(text[:26] + "+00:00")
-
-    @property
-    def state(self) -> str:
-        """``active``, or how it ended: ``used up``, ``expired`` or ``cleared``."""
-        return str(self._row["state"])
-
-    @property
-    def is_active(self) -> bool:
-        """Whether it may act, or keeps a device off."""
-        return self.state == ACTIVE
-
-    def refresh(self) -> Fault:
-        """Ask the hub for the attributes anew; return this object.
-
-        One that the hub does not know any more, because it has restarted, counts as cleared.
-        """
-        self._take(self._faults._send("GET", f"/{self.id}"))
-        return self
-
-    def clear(self) -> None:
-        """End it; harmless when it has ended."""
-        self._take(self._faults._send("DELETE", f"/{self.id}"))
-
-    def _take(self, response: Response) -> None:
-        gone = {**self._row, "state": CLEARED if self.is_active else self.state}
-        self._row = gone if response.status_code == 204 else response.json()
-
-    def __enter__(self) -> Fault:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.clear()
-
-    def __repr__(self) -> str:
-        return f"Fault({self.id}: {self.text}; {self.state}, acted {self.acted} times)"
-
-    def _repr_html_(self) -> str:
-        return _table([self])
 
 
 class Faults:
@@ -356,14 +258,14 @@ class Faults:
 
     def __iter__(self) -> Iterator[Fault]:
         """Return the active faults, oldest first."""
-        return iter([Fault(self, row) for row in self._send("GET").json()["faults"]])
+        return iter([Fault(row, self._send) for row in self._send("GET").json()["faults"]])
 
     def __repr__(self) -> str:
         return f"Faults of {self._hub.host_name}; list(hub.faults) has the active ones"
 
     def _repr_html_(self) -> str:
         try:
-            return _table(self)
+            return table(self)
         except FaultsUnavailable as error:
             return f"<p>{escape(str(error))}</p>"
 
@@ -376,15 +278,16 @@ class Faults:
         except (ValueError, TypeError) as error:
             raise FaultRefused(f"This fault cannot be: {error}.") from error
         device_id = order.get("device_id")
-        return Fault(self, self._send("POST", body=text, device_id=device_id).json())
+        return Fault(self._send("POST", body=text, device_id=device_id).json(), self._send)
 
     def _send(
-        self, method: str, path: str = "", *, body: str | None = None, device_id: Any = None
+        self, method: str, fault_id: str = "", *, body: str | None = None, device_id: Any = None
     ) -> Response:
         self._check_kind()
+        path = f"{_PATH}/{fault_id}" if fault_id else _PATH
         content = None if body is None else BytesIO(body.encode())
         try:
-            return own_routes.send(self._hub, method, _PATH + path, content)
+            return own_routes.send(self._hub, method, path, content)
         except HubRequestError as error:
             raise _refused(error, device_id) from error
 
@@ -438,27 +341,6 @@ def _refused(error: HubRequestError, device_id: Any) -> Exception:
 
 def _list(words: Iterable[str]) -> list[str]:
     return [words] if isinstance(words, str) else list(words)
-
-
-def _table(faults: Iterable[Fault]) -> str:
-    rows = "".join(_html_row(fault) for fault in faults)
-    if not rows:
-        return "<p>no faults</p>"
-    names = ("fault", "what it does", "acted", "remaining", "state", "until (UTC)")
-    head = "".join(f'<th scope="col" {_LEFT}>{name}</th>' for name in names)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _html_row(fault: Fault) -> str:
-    cells = (
-        fault.id,
-        fault.text,
-        str(fault.acted),
-        "until it expires" if fault.remaining is None else str(fault.remaining),
-        fault.state,
-        f"{fault.expires_at:%H:%M:%S}",
-    )
-    return "<tr>" + "".join(f"<td {_LEFT}>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
 __all__ = ["STAGES", "Fault", "Faults"]

@@ -38,6 +38,8 @@ def name_steps(notebook: str | Path) -> None:
             return
         step = f"step {steps[error.name]}"
         sentence = f"This cell needs {error.name!r}, which {step} makes. Run {step} first."
+        if steps[error.name] == _step_of_cell(file, shell.user_ns.get("In", [""])[-1]):
+            sentence += " You are in it: run its cells in their order."
         shell._showtraceback(kind, NameError(sentence), [sentence])
 
     shell.set_custom_exc((NameError,), explain)
@@ -58,6 +60,18 @@ def steps_of_names(notebook: Path) -> dict[str, int]:
             for name in _defined_names(source):
                 steps.setdefault(name, step)
     return steps
+
+
+def _step_of_cell(notebook: Path, source: str) -> int | None:
+    """Return the step in which a cell with this source stands; None when there is none."""
+    step = None
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if heading := _STEP.search(text) if cell["cell_type"] == "markdown" else None:
+            step = int(heading[1])
+        if cell["cell_type"] == "code" and text.strip() == source.strip():
+            return step
+    return None
 
 
 def _defined_names(source: str) -> Iterator[str]:

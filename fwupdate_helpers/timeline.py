@@ -207,6 +207,16 @@ def offset_words(offset: float) -> str:
     return f"{format_seconds(abs(offset))} {'later' if offset > 0 else 'earlier'}"
 
 
+def retries_told(count: int) -> str:
+    """Tell in a sentence how often the service tried again; nothing when it did not.
+
+    >>> retries_told(2)
+    ' The service tried again 2 times.'
+    """
+    times = "once" if count == 1 else f"{count} times"
+    return f" The service tried again {times}." if count else ""
+
+
 def _reported_of(twin: object) -> tuple[str | None, contract.Json]:
     if isinstance(twin, Mapping) and ("properties" in twin or "reported" in twin):
         sections = twin.get("properties", twin)

@@ -15,7 +15,7 @@ from fwupdate_helpers import contract
 from fwupdate_helpers.alt_text_figure import AltTextFigure
 from fwupdate_helpers.colours import STAGE_COLOURS, VERMILLION, YELLOW
 from fwupdate_helpers.reported import Stage
-from fwupdate_helpers.timeline import offset_words
+from fwupdate_helpers.timeline import offset_words, retries_told
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +60,7 @@ def draw(
     if ax is None:
         size = (8, 2 + 0.72 * (len(timeline.stages) + len(to_come)))
         layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
-        alt_text = timeline.alt_text + _retries_told(marks)
+        alt_text = timeline.alt_text + retries_told(len(marks))
         ax = AltTextFigure(alt_text, figsize=size, layout=layout).add_subplot()
     _Drawing(timeline, ax, title or timeline.title, to_come, marks).draw()
     figure: Figure = ax.figure.figure  # the root figure, where ax lies in a subfigure
@@ -74,7 +74,8 @@ def draw_together(
     marks = {name: tuple(retries.get(name, ())) for name in timelines}
     titles = {name: f"{name}: {_lower(timeline.title)}" for name, timeline in timelines.items()}
     told = (
-        f"{name}: {each.alt_text}{_retries_told(marks[name])}" for name, each in timelines.items()
+        f"{name}: {each.alt_text}{retries_told(len(marks[name]))}"
+        for name, each in timelines.items()
     )
     rows = [len(timeline.stages) for timeline in timelines.values()]
     figure = AltTextFigure(
@@ -95,11 +96,6 @@ def draw_together(
     for drawing in drawings:
         drawing.ax.set_xlim(min(left for left, _ in limits), max(right for _, right in limits))
     return figure
-
-
-def _retries_told(marks: tuple[datetime, ...]) -> str:
-    times = "once" if len(marks) == 1 else f"{len(marks)} times"
-    return f" The service tried again {times}." if marks else ""
 
 
 def _lower(title: str) -> str:
@@ -210,7 +206,7 @@ class _Drawing:
             label = f"hub clock ({words})"
             handles.append(Line2D([], [], label=label, **_HUB_LINE, **_HUB_MARK))
         if self.retries:
-            words = f"service tried again ({len(self.retries)})"
+            words = f"retry ({len(self.retries)})"
             handles.append(Line2D([], [], label=words, **_RETRY))
         place: dict[str, Any] = {"bbox_to_anchor": (0, 1), "borderaxespad": 0.3, "borderpad": 0}
         style: dict[str, Any] = {"ncols": 3, "columnspacing": 1.2, "fontsize": 11, "frameon": False}

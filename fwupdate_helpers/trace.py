@@ -28,6 +28,13 @@ TURNED_OFF: Final = (
     "This local hub was started without its wire trace. Stop it with 'python -m "
     "fwupdate_helpers.localhub stop', and run the notebook's set-up cell again."
 )
+STARTED_ANEW: Final = (
+    "The local hub has started again since then, and counts its messages from 1. Ask with after=0, "
+    "and take a new mark."
+)
+GONE: Final = (
+    "Some messages after that mark are gone: the trace was cleared, or more came than it keeps."
+)
 _BODY_SHOWN: Final = 80
 _LEFT: Final = 'style="text-align:left;vertical-align:top"'
 
@@ -106,7 +113,7 @@ class Trace(Sequence[TraceRow]):
         note = f"<p>{escape(self.note)}</p>" if self.note else ""
         if not self._rows:
             return note or "<p>no messages</p>"
-        names = ("time", "from → to", "message", "status", "bytes", "body")
+        names = ("time", "from → to", "message and body", "status", "bytes")
         head = "".join(f'<th scope="col" {_LEFT}>{name}</th>' for name in names)
         rows = "".join(_html_row(row) for row in self._rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}"
@@ -125,7 +132,15 @@ def read_trace(
     found = own_routes.send(hub, "GET", f"/$localhub/trace?{urlencode(query)}").json()
     rows = (TraceRow.from_json(row) for row in found["rows"])
     wanted = (row for row in rows if kinds is None or row.kind in kinds)
-    return Trace(wanted, last=found["last"], note="" if found["on"] else TURNED_OFF)
+    return Trace(wanted, last=found["last"], note=_note(found, after))
+
+
+def _note(found: dict[str, Any], after: int) -> str:
+    if not found["on"]:
+        return TURNED_OFF
+    if after > found["last"]:
+        return STARTED_ANEW
+    return GONE if 0 < after < found["oldest"] - 1 else ""
 
 
 def _line(row: TraceRow) -> str:
@@ -139,13 +154,12 @@ def _html_row(row: TraceRow) -> str:
         short = escape(row.body[:_BODY_SHOWN] + "…")
         body = f"<details><summary><code>{short}</code></summary><code>{body}</code></details>"
     elif body:
-        body = f"<code>{body}</code>"
+        body = f"<br><code>{body}</code>"
     cells = (
         f"{row.at:%H:%M:%S.%f}"[:-3],
         f"{row.source} → {row.target}",
-        f"<code>{escape(row.what)}</code>",
+        f'<div style="overflow-wrap:anywhere"><code>{escape(row.what)}</code>{body}</div>',
         "" if row.status is None else str(row.status),
         str(row.size) if row.size else "",
-        body,
     )
     return "<tr>" + "".join(f"<td {_LEFT}>{cell}</td>" for cell in cells) + "</tr>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Final
 
 from fwupdate_helpers.trace import HUB, SERVICE, TraceRow
@@ -20,7 +21,7 @@ _PACKETS: Final = {
 _SUBSCRIPTIONS: Final = {
     "$iothub/methods/POST/#": "methods",
     "$iothub/twin/PATCH/properties/desired/#": "wishes",
-    "$iothub/twin/res/#": "answers about the twin",
+    "$iothub/twin/res/#": "twin answers",
 }
 _TOPICS: Final[tuple[tuple[str, Callable[[re.Match[str], TraceRow], str]], ...]] = (
     (r"\$iothub/methods/POST/([^/]+)/", lambda found, row: f"call {found[1]}"),
@@ -34,9 +35,13 @@ _TOPICS: Final[tuple[tuple[str, Callable[[re.Match[str], TraceRow], str]], ...]]
     (r"devices/.*/messages/events", lambda found, row: "telemetry"),
 )
 _REQUESTS: Final[tuple[tuple[str, Callable[[TraceRow], str]], ...]] = (
-    (r"POST /twins/[^/]+/methods", lambda row: f"call {_body(row).get('methodName', 'a method')}"),
+    (
+        r"POST /twins/[^/]+/methods",
+        lambda row: f"call {_body(row).get('methodName') or 'a method'}",
+    ),
     (r"GET /twins/", lambda row: "read the twin"),
     (r"PATCH /twins/", lambda row: f"change the twin{_names(row)}"),
+    (r"POST /devices/query", lambda row: "ask which devices"),
     (r"PUT /twins/", lambda row: "replace the twin"),
     (r"GET /devices", lambda row: "read the identity"),
     (r"PUT /devices", lambda row: "write the identity"),
@@ -47,11 +52,16 @@ _REQUEST: Final = re.compile(
     r"(GET|PUT|POST|PATCH|DELETE) "
     r"|PUBLISH \$iothub/(methods/POST|twin/GET|twin/PATCH/properties/reported)/"
 )
+_IMAGE_ANSWERS: Final[dict[int, str]] = {200: "the image", 206: "a part of the image"}
 _NAMES_SHOWN: Final = 3
 
 
 def words_for(row: TraceRow) -> str:
-    """Return a few words for what a message says."""
+    """Return a few words for what a message says, in one line."""
+    return " ".join(_words(row).split())
+
+
+def _words(row: TraceRow) -> str:
     name, _, address = row.what.partition(" ")
     if name == "PUBLISH":
         return _first(_TOPICS, address, row) or "publish"
@@ -59,6 +69,8 @@ def words_for(row: TraceRow) -> str:
         return f"subscribe to {_SUBSCRIPTIONS.get(address, 'a topic')}"
     if name == "CONNACK":
         return "connected" if row.status == 0 else f"refused, code {row.status}"
+    if name == "SUBACK" and has_failed(row):
+        return "refused: IoT Hub has no such topic"
     if name in _PACKETS:
         return _PACKETS[name]
     if row.source == HUB:
@@ -75,14 +87,20 @@ def has_failed(row: TraceRow) -> bool:
     """Tell whether a message says that something did not work."""
     if row.what == "CONNACK":
         return row.status != 0
+    if row.what == "SUBACK":
+        return row.status is not None
     return row.status is not None and row.status >= 400
 
 
 def _answer(row: TraceRow) -> str:
     if has_failed(row):
         return f"{row.status} {row.what}"
+    if row.status == HTTPStatus.NO_CONTENT:
+        return "done"
     if row.kind == "methods":
         return f"answer {_body(row).get('status', '')}".rstrip()
+    if row.kind == "image" and row.status in _IMAGE_ANSWERS:
+        return _IMAGE_ANSWERS[row.status]
     return {"twin": "the twin", "identity": "the identity"}.get(
         row.kind, f"{row.status} {row.what}"
     )
@@ -99,7 +117,9 @@ def _names(row: TraceRow) -> str:
     """Return the names at the top of a patch, for example `` speed, battery``."""
     body = _body(row)
     if row.target == HUB and row.source == SERVICE:
-        body = body.get("properties", {}).get("desired", body)
+        properties = body.get("properties")
+        desired = properties.get("desired") if isinstance(properties, dict) else None
+        body = desired if isinstance(desired, dict) else body
     names = [name for name in body if not name.startswith("$")]
     more = ", …" if len(names) > _NAMES_SHOWN else ""
     return f" {', '.join(names[:_NAMES_SHOWN])}{more}" if names else ""

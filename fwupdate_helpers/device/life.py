@@ -15,8 +15,8 @@ from fwupdate_helpers.device.link_policy import LinkPolicy
 from fwupdate_helpers.device.methods import MethodDesk, note_failure
 from fwupdate_helpers.device.reports import ReportQueue
 from fwupdate_helpers.device.sdk_inside import (
-    forget_reports,
     keep_method_requests,
+    keep_quiet,
     sign_by_clock,
 )
 from fwupdate_helpers.device.surroundings import DeviceSurroundings
@@ -79,7 +79,9 @@ class DeviceLife:
         self._update: asyncio.Task[None] | None = None
         self._link = self._new_link(post)
         self.reports = ReportQueue(
-            lambda patch: self._link.attempt(lambda client: _report(client, patch)),
+            lambda patch: self._link.attempt(
+                lambda client: client.patch_twin_reported_properties(patch)
+            ),
             ready=self._link.ready,
             limit=setup.link_policy.waiting_reports,
         )
@@ -93,6 +95,18 @@ class DeviceLife:
         )
 
     def _new_link(self, post: Callable[..., None]) -> HubLink:
+        setup = self._setup
+        return HubLink(
+            self._new_client,
+            device_id=setup.device_id,
+            policy=setup.link_policy,
+            events=setup.events,
+            post=post,
+            on_end=self._on_end,
+            now=setup.faults.now,
+        )
+
+    def _new_client(self) -> Any:
         from azure.iot.device.aio import IoTHubDeviceClient
 
         setup = self._setup
@@ -103,17 +117,10 @@ class DeviceLife:
             str.__str__(setup.connection_string),
             **options,
         )
-        keep_method_requests(client)
         sign_by_clock(client, lambda: setup.faults.clock_offset)
-        return HubLink(
-            client,
-            device_id=setup.device_id,
-            policy=setup.link_policy,
-            events=setup.events,
-            post=post,
-            on_end=self._on_end,
-            now=setup.faults.now,
-        )
+        keep_quiet(client)
+        keep_method_requests(client)
+        return client
 
     def _surroundings(self, cut_power: Callable[[], None]) -> DeviceSurroundings:
         setup = self._setup
@@ -229,7 +236,7 @@ class DeviceLife:
         on_trial = boot.trial_of is not None
         try:
             limit = self._setup.link_policy.trial_seconds if on_trial else math.inf
-            await self._link.come_back(limit)
+            await self._link.open(limit)
         except FirmwareUpdateError as error:
             if not on_trial:
                 self._on_end(error)
@@ -271,8 +278,3 @@ class DeviceLife:
             await asyncio.wait_for(self._agent.interrupt(message), STOP_SECONDS)
         except Exception:  # whatever it is, the device must end
             self._setup.events.add("error", "The hub was not told that the update was interrupted.")
-
-
-async def _report(client: Any, patch: dict[str, Any]) -> None:
-    forget_reports(client)  # this one says what they said
-    await client.patch_twin_reported_properties(patch)

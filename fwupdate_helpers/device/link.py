@@ -2,9 +2,10 @@
 
 The SDK's own care has gaps (measured with azure-iot-device 2.14): its first connect is not tried
 again, its twin calls have no time limit and one whose answer is lost hangs for ever, it does not
-subscribe again, and two clients with one id take the connection from each other every 0.01 s. So
-the link reconnects by itself, with a back-off, and gives every call a time limit. Its client is
-the asynchronous one, whose calls can be cancelled.
+subscribe again, its network thread may die unnoticed, and two clients with one id take the
+connection from each other every 0.01 s. So the link reconnects by itself, with a back-off and a
+new client, and gives every call a time limit. The client is the asynchronous one, whose calls can
+be cancelled.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from fwupdate_helpers.device.link_policy import LinkPolicy
 from fwupdate_helpers.device.reports import NotAcknowledged
-from fwupdate_helpers.device.sdk_inside import METHODS, TWIN, sever, subscribe
+from fwupdate_helpers.device.sdk_inside import METHODS, discard, is_renewing, sever, subscribe
 from fwupdate_helpers.errors import DeviceIdInUse, FirmwareUpdateError, HubUnavailable
 from fwupdate_helpers.events import EventLog
 from fwupdate_helpers.sdk_errors import no_connection
@@ -28,9 +28,11 @@ from fwupdate_helpers.sdk_errors import no_connection
 T = TypeVar("T")
 
 STOP_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.05
+"""The shortest wait before a reconnect: the SDK may be about to reconnect with a new token."""
 _PASSING: Final = {
     *("NoConnectionError", "ConnectionDroppedError", "ConnectionFailedError"),
-    *("OperationTimeout", "OperationCancelled", "TimeoutError"),
+    *("OperationTimeout", "OperationCancelled", "TimeoutError", "NotAcknowledged"),
 }
 """The errors of the SDK that may pass by themselves; some hide in the cause of another."""
 _REFUSED: Final = {"CredentialError", "UnauthorizedError"}
@@ -40,7 +42,7 @@ class HubLink:
     """The connection of one device, from one start of it to the next stop.
 
     Args:
-        client: The SDK's asynchronous client, without a reconnect of its own.
+        new_client: Makes a client of the SDK that does not reconnect by itself.
         device_id: Whose it is.
         policy: How patient it is.
         events: Where to note what happens.
@@ -51,7 +53,7 @@ class HubLink:
 
     def __init__(
         self,
-        client: Any,
+        new_client: Callable[[], Any],
         *,
         device_id: str,
         policy: LinkPolicy,
@@ -60,7 +62,8 @@ class HubLink:
         on_end: Callable[[FirmwareUpdateError], None],
         now: Callable[[], datetime],
     ) -> None:
-        self._client = client
+        self._new_client = new_client
+        self._client, self._is_used = new_client(), False
         self._device_id = device_id
         self._policy = policy
         self._events = events
@@ -70,33 +73,30 @@ class HubLink:
         self._on_method: Callable[[Any], None] | None = None
         self._connected = asyncio.Event()
         self._lost = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
-        self._has_ended = False
-        self._unanswered = 0
-        self._evictions: deque[float] = deque(maxlen=policy.evictions)
+        self._care: set[asyncio.Task[None]] = set()
+        self._discards: set[asyncio.Task[None]] = set()
+        self._has_ended = self._is_cut = False
+        self._unanswered = self._evictions = 0
+        self._connected_at = 0.0
 
     @property
     def is_connected(self) -> bool:
-        """Whether the SDK is connected."""
-        return bool(self._client.connected)
+        """Whether the device is connected, as far as it knows."""
+        return self._connected.is_set()
 
     async def open(self, seconds: float) -> None:
-        """Connect for the first time, and keep the connection from then on.
+        """Connect, and keep the connection from then on; also after `leave`.
 
         Raises:
             FirmwareUpdateError: The hub was not reached in so many seconds, or refuses the device.
         """
-        client = self._client
-        client.on_connection_state_change = lambda: self._post(self._note_connection)
-        client.on_background_exception = lambda error: self._post(self._on_sdk_error, error)
         await self._connect(seconds)
-        self._keeper = asyncio.ensure_future(self._keep())
+        _start(self._keep(), self._care)
 
     async def listen(self, on_method: Callable[[Any], None]) -> None:
         """Subscribe to direct methods; `on_method` gets them on the device's loop."""
-        await self.ask(lambda client: subscribe(client, METHODS))
-        self._client.on_method_request_received = lambda request: self._post(on_method, request)
         self._on_method = on_method
+        await self.ask(self._subscribe)
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -116,48 +116,46 @@ class HubLink:
 
         Raises:
             NotAcknowledged: No answer came in time, the connection was lost meanwhile, or the hub
-                is busy: a pause has been made, and the call can be made again.
+                is busy: the call can be made again.
             Exception: What the SDK raises for a request that the hub refuses.
         """
         try:
             answer = await self._until_lost(call)
-        except NotAcknowledged as problem:
-            self._note_retry(problem)
-            await self._care_for_silence()
-            raise
         except Exception as error:
             if not is_temporary(error) or self._has_ended:
                 raise
-            self._note_retry(error)
+            self._events.add("retry", f"The hub did not take a request ({error}); asking again.")
+            if isinstance(error, NotAcknowledged):
+                raise
             await asyncio.sleep(self._policy.wait_after(1))
             raise NotAcknowledged(str(error)) from error
         self._unanswered = 0
+        if call != self._subscribe:  # a bad line lets work be done; a rival lets next to none
+            self._evictions = 0
         return answer
 
     async def _until_lost(self, call: Callable[[Any], Awaitable[T]]) -> T:
         lost, limit = asyncio.ensure_future(self._lost.wait()), self._policy.answer_seconds
         task = asyncio.ensure_future(call(self._client))
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             await asyncio.wait({task, lost}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
             if lost.done():
                 raise NotAcknowledged("the connection was lost before the hub answered")
-            self._unanswered += 1
+            self._note_silence()
             raise NotAcknowledged(f"no answer in {limit:g} s")
         finally:
             lost.cancel()
             task.cancel()
 
-    def _note_retry(self, problem: Exception) -> None:
-        self._events.add("retry", f"The hub did not take a request ({problem}); asking again.")
-
-    async def _care_for_silence(self) -> None:
-        """Connect anew when the hub is silent: it may have lost what the device subscribed to."""
-        if self._unanswered >= self._policy.unanswered:
-            self._unanswered = 0
+    def _note_silence(self) -> None:
+        """Connect anew when the hub is silent: a subscription may be lost, or the connection."""
+        self._unanswered += 1
+        if self._unanswered >= self._policy.unanswered and self.is_connected:
             self._events.add("retry", "The hub is silent; the device connects anew.")
-            await self._disconnect()
+            self._set_connected(False)
 
     # -- the connection ---------------------------------------------------------------------------
 
@@ -165,10 +163,13 @@ class HubLink:
         """Come back whenever the connection is lost."""
         while True:
             await self._lost.wait()
-            await asyncio.sleep(self._policy.wait_after(1))
+            await asyncio.sleep(_PAUSE_SECONDS + self._policy.wait_after(1))
+            if self._is_cut:
+                return
+            if is_renewing(self._client) or self.is_connected:
+                continue
             try:
                 await self._connect(math.inf)
-                await self._subscribe_again()
             except FirmwareUpdateError as error:
                 self._on_end(error)
                 return
@@ -177,6 +178,7 @@ class HubLink:
         loop = asyncio.get_running_loop()
         began, failures = loop.time(), 0
         while True:
+            self._take_client()
             try:
                 await asyncio.wait_for(self._client.connect(), self._policy.connect_seconds)
             except Exception as error:
@@ -186,13 +188,13 @@ class HubLink:
                     found = no_connection(error, self._device_id, self._now())
                     found.tell_attempts(failures, spent)
                     raise found from error
+                name = type(error).__name__
                 self._events.add(
-                    "retry",
-                    f"The hub is not reached ({type(error).__name__}); next try in {wait:.1f} s.",
+                    "retry", f"The hub is not reached ({name}); next try in {wait:.1f} s."
                 )
                 await asyncio.sleep(wait)
             else:
-                self._note_connection()
+                self._set_connected(True)
                 return
 
     def _is_hopeless(self, error: Exception, *, left: float) -> bool:
@@ -200,32 +202,27 @@ class HubLink:
             return bool(_REFUSED & _names(error))
         return not is_temporary(error) or left < 0
 
-    async def _subscribe_again(self) -> None:
-        # The SDK does not, and a hub that has lost the session sends nothing (no methods).
-        for feature in (METHODS, TWIN) if self._on_method else ():
-            with suppress(Exception):  # lost again, or silent: the next request notices
-                await self._until_lost(lambda client, name=feature: subscribe(client, name))  # type: ignore[misc]
+    def _take_client(self) -> None:
+        """Take a new client: one that was used does not subscribe again, and may be dead."""
+        if self._is_used:
+            _start(self._discard(self._client), self._discards)
+            self._client = self._new_client()
+        client, self._is_used, self._unanswered = self._client, True, 0
+        client.on_connection_state_change = lambda: self._post(self._note_state, client)
+        client.on_background_exception = lambda error: self._post(self._note_error, client, error)
+
+    async def _discard(self, client: Any) -> None:
+        with suppress(Exception):  # the SDK's own threads end it later
+            await asyncio.wait_for(discard(client), STOP_SECONDS)
+
+    async def _subscribe(self, client: Any) -> None:
+        await subscribe(client, METHODS)
+        client.on_method_request_received = lambda request: self._post(self._on_method, request)
 
     async def leave(self) -> None:
-        """Say goodbye for a reboot, whatever the SDK says to it; `come_back` connects again."""
-        if self._keeper:
-            self._keeper.cancel()
-        await self._disconnect()
-
-    async def _disconnect(self) -> None:
-        with suppress(Exception):
-            await asyncio.wait_for(self._client.disconnect(), self._policy.connect_seconds)
-        self._note_connection()
-
-    async def come_back(self, seconds: float) -> None:
-        """Connect again after `leave`.
-
-        Raises:
-            FirmwareUpdateError: The hub was not reached in so many seconds, or refuses the device.
-        """
-        await self._connect(seconds)
-        self._keeper = asyncio.ensure_future(self._keep())
-        await self._subscribe_again()
+        """Say goodbye for a reboot; `open` connects again."""
+        await self.close()
+        self._set_connected(False)
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -235,51 +232,59 @@ class HubLink:
 
     def cut(self) -> None:
         """Lose the connection as a loss of power does; from any thread."""
+        self._is_cut = True
         sever(self._client)
 
     async def close(self) -> None:
-        """Shut the client down."""
-        if self._keeper:
-            self._keeper.cancel()
-        problem = await self._shut_down()
-        if problem and not isinstance(problem, asyncio.TimeoutError):
-            # A connection that ends in this very moment stops the SDK half-way, with threads and
-            # sockets left; the next try finds it disconnected, and gets through.
-            problem = await self._shut_down()
-        if problem:
-            self._events.add("error", f"The SDK client did not shut down cleanly: {problem!r}")
+        """End the connection, with a farewell where it was not cut."""
+        for task in self._care:
+            task.cancel()
+        await asyncio.gather(self._shut_down(), *self._discards)
 
-    async def _shut_down(self) -> Exception | None:
-        try:
-            await asyncio.wait_for(self._client.shutdown(), STOP_SECONDS)
-        except Exception as error:  # whatever it is, the thread must end
-            return error
-        return None
+    async def _shut_down(self) -> None:
+        """End the client; one that is dead does not keep the device."""
+        if not self._is_cut:
+            with suppress(Exception):
+                await asyncio.wait_for(self._client.shutdown(), STOP_SECONDS)
+                return
+        await self._discard(self._client)
 
     # -- what the SDK tells -----------------------------------------------------------------------
 
-    def _note_connection(self) -> None:
-        if self._connected.is_set() and not self.is_connected:
+    def _note_state(self, client: Any) -> None:
+        if client is self._client:
+            self._set_connected(bool(client.connected))
+
+    def _set_connected(self, connected: bool) -> None:
+        if connected == self.is_connected:
+            return
+        if connected:
+            self._connected.set()
+            self._connected_at = asyncio.get_running_loop().time()
+            self._lost = asyncio.Event()
+            self._events.add("connected", "Connected to the hub.")
+            if self._on_method is not None:
+                _start(self._listen_again(), self._care)
+        else:
             self._connected.clear()
             self._lost.set()
             self._events.add("disconnected", "Disconnected from the hub.")
-        elif self.is_connected and not self._connected.is_set():
-            self._connected.set()
-            self._lost = asyncio.Event()
-            self._events.add("connected", "Connected to the hub.")
 
-    def _on_sdk_error(self, error: Exception) -> None:
+    async def _listen_again(self) -> None:
+        with suppress(NotAcknowledged):  # of the next connection there is another try
+            await self.attempt(self._subscribe)
+
+    def _note_error(self, client: Any, error: Exception) -> None:
         self._events.add("sdk-error", f"{type(error).__name__}: {error}")
         if type(error).__name__ in _REFUSED:
             self._on_end(no_connection(error, self._device_id, self._now()))
-        if type(error).__name__ == "ConnectionDroppedError":
+        if type(error).__name__ == "ConnectionDroppedError" and client is self._client:
             self._note_eviction()
 
     def _note_eviction(self) -> None:
-        now, policy = asyncio.get_running_loop().time(), self._policy
-        self._evictions.append(now)
-        full = len(self._evictions) == policy.evictions
-        if full and now - self._evictions[0] < policy.eviction_seconds:
+        lasted = asyncio.get_running_loop().time() - self._connected_at
+        self._evictions = self._evictions + 1 if lasted < self._policy.eviction_seconds else 0
+        if self._evictions == self._policy.evictions:
             self._on_end(
                 DeviceIdInUse(
                     self._device_id,
@@ -288,6 +293,12 @@ class HubLink:
                     "another computer), or use another device id.",
                 )
             )
+
+
+def _start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    task = asyncio.ensure_future(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
 
 
 def is_temporary(error: BaseException) -> bool:

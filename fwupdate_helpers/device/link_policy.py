@@ -35,8 +35,8 @@ class LinkPolicy:
             and the most, so that a thousand devices do not come back at once ("full jitter").
         longest_wait: Where the doubling ends, in seconds.
         unanswered: After so many requests in a row without an answer, the device connects anew.
-        evictions: So many lost connections within `eviction_seconds` mean that another client
-            uses the device id.
+        evictions: So many connections in a row that were lost within `eviction_seconds` each, and
+            brought the device nothing, mean that another client uses the device id.
         eviction_seconds: See `evictions`.
         waiting_reports: So many reports may wait for the hub; who has one more waits for room.
 
@@ -50,9 +50,9 @@ class LinkPolicy:
     trial_seconds: float = 60.0
     first_wait: float = 0.5
     longest_wait: float = 5.0
-    unanswered: int = 3
-    evictions: int = 4
-    eviction_seconds: float = 8.0
+    unanswered: int = 2
+    evictions: int = 5
+    eviction_seconds: float = 2.0
     waiting_reports: int = 64
 
     def __post_init__(self) -> None:

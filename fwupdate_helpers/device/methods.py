@@ -90,7 +90,7 @@ class MethodDesk:
             return 400, refusal(error.code, str(error))
         except ValueError as error:
             return 400, refusal("badRequest", str(error))
-        await self._agent.settle()
+        await self._agent.settled()
         return self._agent.answer_at_once(order) or await self._begin(order)
 
     def _cancel(self, payload: Any) -> Answer:

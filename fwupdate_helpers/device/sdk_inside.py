@@ -1,9 +1,7 @@
-"""What the SDK has no call for: a cut connection, a clock that is wrong, and three gaps to close.
+"""What the SDK has no call for: to cut a connection, to leave a dead client, to set its clock.
 
-No program on a real device wants the first two. The gaps: the SDK subscribes once per client and
-trusts the hub to remember it; it repeats an old report behind newer ones; and it can wait for ever
-when the connection is lost while it disconnects. So this is the one place that reaches into
-azure-iot-device (measured with 2.14) and paho-mqtt (1.6), and tests watch what comes of it.
+This is the one place that reaches into azure-iot-device (measured with 2.14), and tests watch on
+the hub's side what comes of it.
 """
 
 from __future__ import annotations
@@ -16,8 +14,6 @@ from importlib import import_module
 from typing import Any, Final
 
 METHODS: Final = "methods"
-TWIN: Final = "twin"
-_REPORTS: Final = "$iothub/twin/PATCH/properties/reported/"
 
 
 def sever(client: Any) -> None:
@@ -28,7 +24,7 @@ def sever(client: Any) -> None:
             it has threads to end.
     """
     client._mqtt_pipeline.pipeline_configuration.connection_retry = False
-    paho = _paho(client)
+    paho = _paho_of(client)
     link = paho.socket() if paho is not None else None
     link = getattr(link, "_socket", link)  # within paho's wrapper for websockets
     if link is not None:
@@ -37,40 +33,40 @@ def sever(client: Any) -> None:
             socket.socket.shutdown(link, socket.SHUT_RDWR)
 
 
-def _paho(client: Any) -> Any:
-    """Return the MQTT client under an SDK client; None before its first connect."""
-    stage = client._mqtt_pipeline._pipeline
-    while stage is not None and getattr(stage, "transport", None) is None:
-        stage = stage.next
-    return None if stage is None else stage.transport._mqtt_client
+def keep_quiet(client: Any) -> None:
+    """Let the network thread of a client that has not connected yet end without a word.
 
-
-def forget_reports(client: Any) -> None:
-    """Let a client not repeat the reports that were never acknowledged.
-
-    MQTT repeats them after the next connect, which may be hours later: an old report then comes
-    behind newer ones, and the twin tells of the past again. Whoever sends what a report said anew
-    must call this before.
+    When a connection ends in the middle of a write, the thread dies of it, and Python would print
+    its traceback to standard error: in a notebook, under whatever cell runs then. Who waits for the
+    hub finds out by itself.
 
     Args:
         client: An ``IoTHubDeviceClient``.
     """
-    paho = _paho(client)
+    paho = _paho_of(client)
     if paho is None:
         return
-    in_flight = import_module("paho.mqtt.client").mqtt_ms_wait_for_puback
-    with paho._out_message_mutex:
-        for number, message in list(paho._out_messages.items()):
-            if message.topic.startswith(_REPORTS):
-                del paho._out_messages[number]
-                if message.state == in_flight:
-                    paho._inflight_messages -= 1
+    run = paho._thread_main
+
+    def run_quietly() -> None:
+        with suppress(OSError):
+            run()
+
+    paho._thread_main = run_quietly
+
+
+def _paho_of(client: Any) -> Any:
+    """Return the MQTT client inside an SDK client."""
+    stage = client._mqtt_pipeline._pipeline
+    while stage is not None and getattr(stage, "transport", None) is None:
+        stage = stage.next
+    return stage.transport._mqtt_client if stage is not None else None
 
 
 def keep_method_requests(client: Any) -> None:
     """Let a client keep the method requests that it has received when the connection is lost.
 
-    The SDK deletes them, and what tells their handler to end lies among them: a `disconnect` at
+    The SDK deletes them, and what tells their handler to end lies among them: a ``disconnect`` at
     that moment then waits for the handler for ever, and stops the caller's whole loop.
 
     Args:
@@ -80,26 +76,64 @@ def keep_method_requests(client: Any) -> None:
 
 
 async def subscribe(client: Any, feature: str) -> None:
-    """Subscribe to the topic of a feature, also when the SDK believes that it has done so.
+    """Subscribe to the topic of a feature, for example `METHODS`.
 
-    Unlike the SDK's setters, it can be cancelled when the hub's answer does not come.
-
-    Args:
-        client: An asynchronous ``IoTHubDeviceClient``.
-        feature: `METHODS` or `TWIN`.
+    Unlike the SDK's setters, it can be cancelled when the hub's answer does not come. A setter
+    that comes afterwards has nothing to wait for.
     """
+    await _called_back(lambda done: client._mqtt_pipeline.enable_feature(feature, done))
+
+
+async def discard(client: Any) -> None:
+    """End a client whose connection is of no use any more: no farewell, and its threads end.
+
+    ``shutdown`` says goodbye first, and waits for ever where the SDK's network thread has died (it
+    does when a connection ends in the middle of a write).
+    """
+    sever(client)
+    await _called_back(client._mqtt_pipeline.shutdown)
+    await _stop_handlers(client._handler_manager)
+
+
+async def _stop_handlers(manager: Any) -> None:
+    """End the tasks that call the handlers.
+
+    The manager's own ``stop`` waits for ever when the SDK, as it notices the lost connection,
+    clears the queue in which the order to stop lies. So the order is given again.
+    """
+    order = import_module(
+        "azure.iot.device.iothub.sync_handler_manager"
+    ).HandlerRunnerKillerSentinel
+    runners = [(manager._client_event_runner, manager._inbox_manager.get_client_event_inbox())]
+    for name, runner in manager._receiver_handler_runners.items():
+        if runner is not None:
+            runners.append((runner, manager._get_inbox_for_receive_handler(name)))
+    while alive := [inbox for runner, inbox in runners if runner and not runner.done()]:
+        for inbox in alive:
+            inbox.put(order())
+        await asyncio.sleep(0.01)
+
+
+def is_renewing(client: Any) -> bool:
+    """Tell whether the SDK reconnects by itself just now, with a new token."""
+    return str(client._mqtt_pipeline._nucleus.connection_state).endswith("REAUTHORIZING")
+
+
+async def _called_back(call: Callable[[Callable[..., None]], None]) -> None:
+    """Make a call of the SDK's inside that ends in a callback, in another thread."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
     def finish(error: Exception | None) -> None:
         if not done.done():
             done.set_exception(error) if error else done.set_result(None)
+            done.exception()  # nobody may wait any more
 
     def on_complete(error: Exception | None = None) -> None:
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(finish, error)
 
-    client._mqtt_pipeline.enable_feature(feature, on_complete)
+    call(on_complete)
     await done
 
 

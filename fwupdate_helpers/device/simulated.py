@@ -21,6 +21,7 @@ from fwupdate_helpers.events import EventLog
 from fwupdate_helpers.firmware.board import Board
 from fwupdate_helpers.firmware.download_policy import DownloadPolicy
 from fwupdate_helpers.firmware.flash import PowerLost
+from fwupdate_helpers.sdk_errors import no_connection
 
 Json = dict[str, Any]
 
@@ -99,6 +100,12 @@ class SimulatedDevice:
     def is_running(self) -> bool:
         """Whether the background thread runs."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another object of this process runs as this device."""
+        other = _running.get(self._key)
+        return other is not None and other is not self and other.is_running
 
     def start(self) -> SimulatedDevice:
         """Connect, report `standBy` and listen for direct methods; harmless when it runs already.
@@ -203,6 +210,8 @@ class SimulatedDevice:
             raise FirmwareUpdateError(
                 f"The device {self.device_id!r} does not run, so it reports nothing. Start it."
             ) from error
+        except Exception as error:
+            raise no_connection(error, self.device_id) from error
 
     def __enter__(self) -> SimulatedDevice:
         return self.start()

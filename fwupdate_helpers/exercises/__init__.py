@@ -62,7 +62,10 @@ def _checked(look: Callable[[Learner], Card], learner: Learner) -> Card:
         return not_checkable(f"The hub or the device could not be asked. {error}")
     except KeyboardInterrupt:
         return not_checkable("The check was interrupted.", look="Run it again when you like.")
-    except Exception as error:  # the check itself is broken: never the learner's fault
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # the check itself is broken: never the learner's fault
         told = f"The check ended with an error of its own: {type(error).__name__}."
         return not_checkable(
             told, look="Run the notebook's steps in their order, then check again."

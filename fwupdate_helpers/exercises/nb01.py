@@ -32,7 +32,7 @@ def one_patch(learner: Learner) -> Card:
         return incorrect(
             f"battery is {short(battery)}.",
             expected="battery has 84 as its percent and 3.7 as its volts.",
-            look="The names inside battery, and whether the cell was run after the change.",
+            look="The names inside battery, numbers and not texts, and whether the cell was run.",
         )
     if "firmware" in reported:
         return incorrect(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, Final
 
+from fwupdate_helpers import contract
 from fwupdate_helpers.exercises.card import Card, correct, incorrect, short
 from fwupdate_helpers.exercises.learner import Learner
 from fwupdate_helpers.retry_rules import RETRY_RULES, Operation, Verdict
@@ -23,6 +24,7 @@ _UPDATE_SECONDS: Final = 60.0
 
 def backs_off(learner: Learner) -> Card:
     """03-a: exponential back-off with full jitter and a cap."""
+    learner.need("call_again", 3)
     backoff = learner.attempt("backoff", todo="Return the seconds to wait, drawn at random.")
     for attempt in _ATTEMPTS:
         most = min(_CAP, _FIRST * 2**attempt)
@@ -36,7 +38,9 @@ def backs_off(learner: Learner) -> Card:
             )
         if card := _judge_waits(attempt, most, drawn):
             return card
-    return correct("Longer after each failure, never the same twice, and never more than 8 s.")
+    return correct(
+        "Up to twice as long after each failure, never the same, and never more than 8 s."
+    )
 
 
 def _judge_waits(attempt: int, most: float, drawn: list[float]) -> Card | None:
@@ -47,8 +51,8 @@ def _judge_waits(attempt: int, most: float, drawn: list[float]) -> Card | None:
             expected=f"From 0 to {most:g} s.",
             look="The smaller one of 8 and 0.2 times two to the power of attempt.",
         )
-    # 200 draws that all lie in one half of the range are not drawn from the whole of it.
-    if min(drawn) > most / 2 or max(drawn) < most / 2:
+    # Of 200 draws, one in a billion times none lies in the last tenth of the range.
+    if min(drawn) > most * 0.1 or max(drawn) < most * 0.9:
         return incorrect(
             seen,
             expected=f"Drawn from all between 0 and {most:g} s.",
@@ -60,17 +64,20 @@ def _judge_waits(attempt: int, most: float, drawn: list[float]) -> Card | None:
 def looks_first(learner: Learner) -> Card:
     """03-b: the twin tells whether an order was heard."""
     hub = learner.hub()
-    thermostat = learner.need("thermostat", 2)
-    address = learner.need("uris", 2)["1.0.0"]
+    thermostat, uris = learner.need("thermostat", 2), learner.need("uris", 2)
     was_heard = learner.attempt("was_heard", todo="Read the twin, and compare the update's id.")
     update_id = f"check-{uuid.uuid4().hex[:8]}"
     from fwupdate_helpers.service import invoke_firmware_update, watch_update
 
-    for _ in watch_update(hub.registry, thermostat.device_id, timeout=_UPDATE_SECONDS):
-        pass  # the update that may still run has an end
-    order: dict[str, Any] = {"package_uri": address, "version": "1.0.0", "allow_downgrade": True}
+    running = learner.reported(thermostat.device_id).get(contract.UPDATE) or {}
+    if running and not running.get(contract.OUTCOME):
+        for _ in watch_update(hub.registry, thermostat.device_id, timeout=_UPDATE_SECONDS):
+            pass  # the update that still runs has an end
+    order: dict[str, Any] = {"package_uri": uris["1.0.0"], "version": "1.0.0"}
     before = _answer(was_heard, update_id)
-    invoke_firmware_update(hub.registry, thermostat.device_id, update_id=update_id, **order)
+    invoke_firmware_update(
+        hub.registry, thermostat.device_id, update_id=update_id, allow_downgrade=True, **order
+    )
     after = _answer(was_heard, update_id)
     for _ in watch_update(
         hub.registry, thermostat.device_id, update_id=update_id, timeout=_UPDATE_SECONDS
@@ -94,7 +101,10 @@ def _answer(was_heard: Any, update_id: str) -> Any:
 
 def decides(learner: Learner) -> Card:
     """03-c: what to do after each error."""
-    decision = learner.attempt("decision", todo="Write again, look or never beside each code.")
+    learner.need("RETRY_RULES", 13)
+    decision = learner.need("decision", 13)
+    if not isinstance(decision, dict) or set(map(id, decision.values())) == {id(...)}:
+        decision = learner.attempt("decision", todo="Write again, look or never beside each code.")
     if not isinstance(decision, dict):
         return incorrect(
             f"decision is {short(decision)}.",
@@ -104,7 +114,7 @@ def decides(learner: Learner) -> Card:
     for code in _CODES:
         rule = RETRY_RULES.find(code)
         wanted, found = _IN_WORDS[rule.verdict(Operation.METHOD)], decision.get(code)
-        if found != wanted:
+        if str(found).strip().lower() != wanted:
             return incorrect(
                 f"{code} ({rule.name}): {short(found)}.",
                 expected="Another word of the three.",

@@ -43,31 +43,36 @@ class UpdateAgent:
 
     Attributes:
         boot: What the boot loader started; None without a board.
-        busy: Whether an update runs.
         is_ending: Whether the end of the update is being reported.
     """
 
     def __init__(self, board: Board | None, around: Surroundings) -> None:
         self.board = board
         self.boot: Boot | None = None
-        self.busy = False
         self.is_ending = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._around = around
         self._log = Logbook(board, around)
         self._order: UpdateOrder | None = None
-        self._cancelled, self._over = asyncio.Event(), asyncio.Event()
+        self._cancelled = asyncio.Event()
         self._switching = False
 
-    # -- what a service asks ----------------------------------------------------------------------
+    @property
+    def busy(self) -> bool:
+        """Whether an update runs."""
+        return not self._idle.is_set()
 
-    async def settle(self) -> None:
-        """Return when no update is about to end: then its service may order the next one.
+    async def settled(self) -> None:
+        """Return at once, unless an update is at its very end: then when it has ended.
 
-        The twin tells of an end before the device knows that it was heard, so a service can be
-        faster than the acknowledgement.
+        The hub may have the last report before the device knows of it, so a service that has read
+        it may ask for the next update already.
         """
-        if self.busy and self.is_ending:
-            await self._over.wait()
+        if self.is_ending:
+            await self._idle.wait()
+
+    # -- what a service asks ----------------------------------------------------------------------
 
     def answer_at_once(self, order: UpdateOrder) -> Answer | None:
         """Return the answer to an order that starts nothing; None when the update can begin."""
@@ -102,7 +107,7 @@ class UpdateAgent:
         try:
             await self._log.advance(patch)
         except Exception as error:
-            self.busy = False
+            self._idle.set()
             self._log.disown()
             message = f"The update was not begun: it could not be reported ({reason(error)})."
             self._close(
@@ -111,10 +116,10 @@ class UpdateAgent:
             raise
 
     def _prepare(self, order: UpdateOrder) -> None:
-        self.busy, self.is_ending, self._switching = True, False, False
+        self._idle.clear()
+        self.is_ending = self._switching = False
         self._order = order
         self._cancelled.clear()
-        self._over.clear()
 
     # -- after a start ----------------------------------------------------------------------------
 
@@ -169,7 +174,7 @@ class UpdateAgent:
         """Fail: what got stuck once would get stuck again."""
         message = f"The device hung while {self.stage}, and its watchdog reset it."
         self._around.note("failed", message)
-        self.busy = False
+        self._idle.set()
         self._close(contract.error_patch(self._now(), self.stage, contract.CODE_WATCHDOG, message))
 
     def _keep_progress(self, order: UpdateOrder) -> None:
@@ -190,8 +195,7 @@ class UpdateAgent:
         except Exception as error:
             await self._end_badly(error)
         finally:
-            self.busy = False
-            self._over.set()
+            self._idle.set()
 
     async def _end_badly(self, error: Exception) -> None:
         if self.is_ending:  # the end is on the chip; the hub hears of it after the next start

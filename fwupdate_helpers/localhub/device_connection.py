@@ -230,7 +230,8 @@ class DeviceConnection(asyncio.Protocol):
                 session.subscriptions[topic] = min(qos, 1)
             self.trace.packet("SUBSCRIBE", topic, from_device=True)
         self._keep_session(session)
-        self.trace.packet("SUBACK", from_device=False)
+        refused = _REFUSED if _REFUSED in granted else None
+        self.trace.packet("SUBACK", from_device=False, status=refused)
         self.write(packets.suback(packet.variable_header.packet_id, granted))  # type: ignore[union-attr]
         session.refresh()
 

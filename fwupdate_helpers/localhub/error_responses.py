@@ -32,6 +32,7 @@ def _tracking_id() -> tuple[str, datetime]:
 
 
 def error_response(error: HubError) -> web.Response:
+    """Return an error in the shape that all routes but the methods have."""
     tracking_id, _ = _tracking_id()
     return _response(
         error,
@@ -43,6 +44,7 @@ def error_response(error: HubError) -> web.Response:
 
 
 def method_error(error: HubError) -> web.Response:
+    """Return an error in the shape that a call of a direct method gets."""
     # The methods path wraps its details as JSON inside the message.
     tracking_id, now = _tracking_id()
     details = {

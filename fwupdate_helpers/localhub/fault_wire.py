@@ -60,23 +60,16 @@ class WireFaults:
         Raises:
             HubError: 404103, there is no connection to drop; or as for `FaultBook.add`.
         """
-        spec = order.spec
-        at_once = isinstance(spec, DropConnection) and spec.is_at_once
-        if isinstance(spec, DropConnection) and at_once:
-            is_there = devices.is_connected(spec.device_id)
-            if not is_there and not spec.keep_off:
-                raise HubError(
-                    DEVICE_NOT_ONLINE,
-                    f"The device {spec.device_id} is not connected, so there is nothing to drop. "
-                    "Start it first, or keep it off for some seconds.",
-                )
+        drop = order.spec if isinstance(order.spec, DropConnection) else None
+        if drop is not None and drop.is_at_once:
+            _check_droppable(drop, devices)
         fault = self.book.add(order)
-        logger.info("fault %s %s", fault.id, spec.text)
-        if isinstance(spec, DropConnection) and at_once:
+        logger.info("fault %s %s", fault.id, order.spec.text)
+        if drop is not None and drop.is_at_once:
             self.book.act(fault)
-            devices.disconnect(spec.device_id, DROPPED)
-        elif isinstance(spec, DropConnection) and spec.every is not None:
-            self._drop_later(fault, spec, devices)
+            devices.disconnect(drop.device_id, DROPPED)
+        elif drop is not None and drop.every is not None:
+            self._drop_later(fault, drop, devices)
         return fault
 
     def _drop_later(self, fault: Fault, spec: DropConnection, devices: Devices) -> None:
@@ -180,8 +173,11 @@ class FaultyDownload:
         """Count the bytes that go now, and return them as they go."""
         first = self._start + self._sent
         self._sent += len(piece)
+        corrupted = self._corrupted(first, len(piece))
+        if not corrupted:
+            return piece
         changed = bytearray(piece)
-        for place, faults in self._corrupted(first, len(piece)).items():
+        for place, faults in corrupted.items():
             changed[place] ^= 0xFF
             for fault in faults:
                 self._book.act(fault)
@@ -206,6 +202,15 @@ class FaultyDownload:
             await _reset(transport)
         else:
             transport.close()
+
+
+def _check_droppable(drop: DropConnection, devices: Devices) -> None:
+    if not devices.is_connected(drop.device_id) and not drop.keep_off:
+        raise HubError(
+            DEVICE_NOT_ONLINE,
+            f"The device {drop.device_id} is not connected, so there is nothing to drop. Start it "
+            "first, or keep it off for some seconds.",
+        )
 
 
 async def _reset(transport: asyncio.Transport) -> None:

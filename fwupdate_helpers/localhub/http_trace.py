@@ -7,6 +7,7 @@ from typing import Final
 from aiohttp import web
 
 from fwupdate_helpers.localhub.error_responses import Handler
+from fwupdate_helpers.localhub.image_endpoint import SENT
 from fwupdate_helpers.localhub.wiretrace import DEVICE, HUB, SERVICE, Message, WireTrace
 
 OWN_ROUTES: Final = "/$localhub/"
@@ -31,11 +32,18 @@ class HttpTrace:
             return await handler(request)
         if request.path.startswith(_IMAGES):
             request["trace"] = self._add_request(request, b"")
-        response = await handler(request)
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            self._answered(request, error)
+            raise
+        self._answered(request, response)
+        return response
+
+    def _answered(self, request: web.Request, response: web.StreamResponse) -> None:
         if "trace" not in request:
             request["trace"] = self._add_request(request, b"")
         self._add_answer(request, response)
-        return response
 
     def _tells(self, request: web.Request) -> bool:
         return self._trace.on and not request.path.startswith(OWN_ROUTES)
@@ -43,7 +51,7 @@ class HttpTrace:
     def _add_request(self, request: web.Request, body: bytes) -> int | None:
         kind, client = _kind(request.path)
         message = Message(
-            _device_id(request), kind, client, HUB, request.method, request.path_qs, body=body
+            self._device_id(request), kind, client, HUB, request.method, request.path_qs, body=body
         )
         return self._trace.add(message)
 
@@ -52,17 +60,24 @@ class HttpTrace:
         body = response.body if isinstance(response, web.Response) else None
         self._trace.add(
             Message(
-                _device_id(request),
+                self._device_id(request),
                 kind,
                 HUB,
                 client,
-                response.reason or "",
+                response.headers.get("iothub-errorcode") or response.reason or "",
                 status=response.status,
                 body=body if isinstance(body, bytes) else b"",
-                size=response.content_length,
+                size=request.get(SENT, response.content_length),
                 answers=request["trace"],
+                reason=response.headers.get("Content-Range", ""),
             )
         )
+
+    def _device_id(self, request: web.Request) -> str:
+        start = request.path.split("/")[1:2]
+        if start == ["firmware"]:
+            return self._trace.reader_of(request.match_info.get("token", ""))
+        return request.match_info.get("id", "") if start in (["twins"], ["devices"]) else ""
 
 
 def _kind(path: str) -> tuple[str, str]:
@@ -72,8 +87,3 @@ def _kind(path: str) -> tuple[str, str]:
     if path.startswith("/twins/"):
         return ("methods" if path.endswith("/methods") else "twin"), SERVICE
     return ("identity" if path.startswith("/devices") else "other"), SERVICE
-
-
-def _device_id(request: web.Request) -> str:
-    start = request.path.split("/")[1:2]
-    return request.match_info.get("id", "") if start in (["twins"], ["devices"]) else ""

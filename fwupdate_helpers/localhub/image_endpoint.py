@@ -21,6 +21,8 @@ from fwupdate_helpers.localhub.fault_wire import FaultyDownload, WireFaults
 from fwupdate_helpers.localhub.images import Image, ImageStore
 from fwupdate_helpers.localhub.jsontext import dumps
 
+SENT: Final = "bytes of the image that were sent"
+"""Under which name a request holds them, for the wire trace."""
 _PIECE: Final = 256 * 1024
 _ONE_RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 
@@ -119,6 +121,8 @@ class ImageEndpoint:
             await response.write_eof()
         except ConnectionError:
             return  # the device has hung up, and may come back for the rest
+        finally:
+            request[SENT] = len(part) - left
 
 
 def wanted_part(request: web.Request, image: Image) -> range | None:

@@ -29,6 +29,8 @@ class MqttTrace:
     def sent(self, topic: str, payload: bytes, *, packet_id: int | None = None) -> None:
         """Note a PUBLISH of the hub; one with a packet id will be acknowledged."""
         number = self._published(topic, payload, from_device=False)
+        if number is not None:
+            self._trace.note_images(self.device_id, payload)
         if packet_id is not None:
             self._keep(self._unacknowledged, packet_id, number)
 

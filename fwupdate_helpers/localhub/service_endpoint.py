@@ -152,7 +152,7 @@ class ServiceEndpoint:
                 raise HubError(INVALID_PROTOCOL_VERSION, "The query lacks 'api-version'.")
             await self._trace.authenticated(request)
             refusal = None if own_route else self._faults.refusal(request)
-            return refusal or await handler(request)
+            return await handler(request) if refusal is None else refusal
 
         return guarded
 

@@ -32,7 +32,12 @@ class TraceRoute:
         if not _NUMBER.fullmatch(after):
             raise HubError(ARGUMENT_INVALID, "'after' must be the number of a message.")
         rows = self._trace.rows(after=int(after), device_id=request.query.get("deviceId"))
-        content = {"on": self._trace.on, "last": self._trace.last, "rows": rows}
+        content = {
+            "on": self._trace.on,
+            "oldest": self._trace.oldest,
+            "last": self._trace.last,
+            "rows": rows,
+        }
         return web.Response(text=dumps(content), content_type="application/json")
 
     async def _delete(self, request: web.Request) -> web.Response:

@@ -6,19 +6,29 @@ are taken out on the way in.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from fwupdate_helpers.localhub.jsontext import timestamp
-from fwupdate_helpers.localhub.redaction import mask_address, mask_body, mask_text
+from fwupdate_helpers.localhub.redaction import (
+    IDENTITY_FIELDS,
+    mask_address,
+    mask_body,
+    mask_id,
+    mask_text,
+)
 
 Json = dict[str, Any]
 
 MAX_ROWS: Final = 2000
 MAX_NEW: Final = 100
 """Messages that may wait until their secrets are taken out."""
+_MAX_REASON: Final = 200
+_MAX_IMAGES: Final = 200
+_IMAGE_TOKEN: Final = re.compile(rb"/firmware/([A-Za-z0-9_-]{16,64})/")
 SERVICE: Final = "service"
 HUB: Final = "hub"
 DEVICE: Final = "device"
@@ -37,7 +47,8 @@ class Message(NamedTuple):
         size: Bytes of the body, where it is not at hand; None counts `body`.
         answers: The number of the message that it answers.
         is_acknowledgement: Whether it only says that a packet has arrived.
-        reason: Why a connection ends, in the hub's own words.
+        reason: Why a connection ends, or which part of an image an answer holds, in the hub's own
+            words.
     """
 
     device_id: str
@@ -79,6 +90,7 @@ class WireTrace:
         self._defer = defer
         self._rows: deque[Json] = deque(maxlen=rows)
         self._new: list[tuple[int, datetime, Message]] = []
+        self._told: dict[bytes, str] = {}
 
     def add(self, message: Message) -> int | None:
         """Keep a message without its secrets; return its number, or None when tracing is off."""
@@ -101,10 +113,31 @@ class WireTrace:
             if row["number"] > after and device_id in (None, row["device_id"])
         ]
 
+    @property
+    def oldest(self) -> int:
+        """The number of the oldest message that is kept, or will be."""
+        self._take_in()
+        return int(self._rows[0]["number"]) if self._rows else self.last + 1
+
     def clear(self) -> None:
         """Forget all messages; the numbers go on."""
         self._new.clear()
         self._rows.clear()
+
+    def note_images(self, device_id: str, payload: bytes) -> None:
+        """Remember which device is told the address of an image."""
+        for token in _IMAGE_TOKEN.findall(payload):
+            only = self._told.get(token, device_id) == device_id
+            self._told[token] = device_id if only else ""
+            if len(self._told) > _MAX_IMAGES:
+                del self._told[next(iter(self._told))]
+
+    def reader_of(self, token: str) -> str:
+        """Return the device that alone was told an image's address; empty when none was.
+
+        A download does not name its device: the address is all that it needs.
+        """
+        return self._told.get(token.encode(), "")
 
     def _take_in(self) -> None:
         new, self._new = self._new, []
@@ -112,18 +145,21 @@ class WireTrace:
 
 
 def _row(number: int, at: datetime, message: Message) -> Json:
-    words = (message.what, mask_address(message.address), mask_text(message.reason))
+    device_id = mask_id(message.device_id)
+    address = mask_address(message.address, device_id=message.device_id)
+    fields = IDENTITY_FIELDS if message.kind == "identity" else None
+    words = (message.what, address, mask_text(message.reason)[:_MAX_REASON])
     return {
         "number": number,
         "at": at,
-        "device_id": message.device_id,
+        "device_id": device_id,
         "kind": message.kind,
         "source": message.source,
         "target": message.target,
         "what": " ".join(word for word in words if word),
         "status": message.status,
         "size": len(message.body) if message.size is None else message.size,
-        "body": mask_body(message.body),
+        "body": mask_body(message.body, fields=fields, keep=device_id),
         "answers": message.answers,
         "is_acknowledgement": message.is_acknowledgement,
     }

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
-from fwupdate_helpers.timeline import UpdateTimeline
+from fwupdate_helpers.timeline import UpdateTimeline, retries_told
 from fwupdate_helpers.widgets.view import PanelView
 
 if TYPE_CHECKING:
@@ -22,18 +23,25 @@ _PAUSE_SECONDS: Final = 0.5
 _PAUSE_SHARE: Final = 4.0
 """Mere growth takes no more than a fifth of the time, however slow the computer is."""
 
-_Drawn = tuple[UpdateTimeline | None, tuple[str, ...], str]
+_Drawn = tuple[UpdateTimeline | None, tuple[str, ...], str, tuple[datetime, ...]]
 
 _drawing = threading.Lock()
 
 
-def timeline_png(timeline: UpdateTimeline, *, title: str, to_come: Sequence[str]) -> bytes:
+def timeline_png(
+    timeline: UpdateTimeline,
+    *,
+    title: str,
+    to_come: Sequence[str],
+    retries: Sequence[datetime] = (),
+) -> bytes:
     """Draw a timeline in any thread, whatever matplotlib's backend is.
 
     Args:
         timeline: The update.
         title: One short line.
         to_come: The stages that have not begun; their rows are there, so that nothing jumps.
+        retries: When the service tried again: a mark for each.
     """
     from matplotlib.figure import Figure
 
@@ -42,7 +50,7 @@ def timeline_png(timeline: UpdateTimeline, *, title: str, to_come: Sequence[str]
     with _drawing:  # the panels of a kernel share matplotlib's caches of fonts
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         ax = figure.add_subplot()
-        draw(timeline, ax, title=title, to_come=to_come)
+        draw(timeline, ax, title=title, to_come=to_come, retries=retries)
         _move_legend(ax)
         buffer = BytesIO()
         figure.savefig(buffer, format="png", dpi=_DPI, pil_kwargs={"compress_level": 3})
@@ -90,12 +98,12 @@ class Picture:
             import_module("fwupdate_helpers.timeline_figure")  # now, while nobody waits for it
             return
         began, to_come = self._clock(), view.stages[view.stages_begun :]
-        png = timeline_png(view.timeline, title=view.title, to_come=to_come)
+        png = timeline_png(view.timeline, title=view.title, to_come=to_come, retries=view.retries)
         took = self._clock() - began
         self._next = began + max(_PAUSE_SECONDS, (1 + _PAUSE_SHARE) * took)
         self._next_title = began + _PAUSE_SECONDS
-        self._show(png, view.timeline.alt_text)
+        self._show(png, view.timeline.alt_text + retries_told(len(view.retries)))
 
 
 def _drawn_of(view: PanelView) -> _Drawn:
-    return view.timeline, view.stages, view.title
+    return view.timeline, view.stages, view.title, view.retries

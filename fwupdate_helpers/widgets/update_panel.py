@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.errors import UpdateTimeout
+from fwupdate_helpers.retries import RetryPolicy
+from fwupdate_helpers.retry_log import Retry, RetryLog
 from fwupdate_helpers.service import cancel_firmware_update, invoke_firmware_update
 from fwupdate_helpers.widgets.panel_widgets import PanelWidgets
 from fwupdate_helpers.widgets.picture import Picture
@@ -46,6 +48,10 @@ _LANES: Final = ("service", "power", "restart", "picture")
 _log = logging.getLogger(__name__)
 _panels: dict[tuple[str, str], UpdatePanel] = {}
 _panels_lock = threading.Lock()
+
+
+class _Closed(Exception):
+    """The panel was closed while a press was being worked on."""
 
 
 class UpdatePanel:
@@ -93,10 +99,12 @@ class UpdatePanel:
         self.error: Exception | None = None
         self._view = PanelView(READING, f"{READING} · 0 % · time left not known yet")
         self._note: Note | None = None
+        self._retries = RetryLog()
         self._presses = self._presses_done = self._presses_seen = 0
         self._events_seen: tuple[DeviceEvent, ...] = ()
         self._changed = threading.Condition()
         self._wake, self._ended, self._hub_closed = threading.Event(), threading.Event(), False
+        self._policy = RetryPolicy(sleep=self._pause)
         name = f"panel-{device.device_id}"
         self._workers = {lane: Worker(f"{name}-{lane}") for lane in _LANES}
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -211,6 +219,8 @@ class UpdatePanel:
         try:
             told = work()
             note = Note(told) if isinstance(told, str) else None
+        except _Closed:
+            return
         except Exception as error:
             note = Note(error_words(error), is_error=True)
             self.error = error
@@ -222,8 +232,12 @@ class UpdatePanel:
     def _start_update(self) -> str | None:
         order = {name: value for name, value in self._order.items() if name != "update_id"}
         order = {"response_timeout": ANSWER_SECONDS, **order}
+        order = {"policy": self._policy, **order}
+        self._retries = RetryLog()
         with service_client(self._hub) as registry:
-            update = invoke_firmware_update(registry, self._device.device_id, **order)
+            update = invoke_firmware_update(
+                registry, self._device.device_id, on_retry=self._note_retry, **order
+            )
         if not update.is_up_to_date:
             return None
         return (
@@ -235,8 +249,24 @@ class UpdatePanel:
         meant = self._view.update_id  # and no other one that has begun meanwhile
         with service_client(self._hub) as registry:
             cancel_firmware_update(
-                registry, self._device.device_id, meant, response_timeout=ANSWER_SECONDS
+                registry,
+                self._device.device_id,
+                meant,
+                response_timeout=ANSWER_SECONDS,
+                policy=self._policy,
+                on_retry=self._note_retry,
             )
+
+    def _pause(self, seconds: float) -> None:
+        """Wait between two tries; a panel that is closed meanwhile makes no other one."""
+        if self._ended.wait(seconds):
+            raise _Closed
+
+    def _note_retry(self, retry: Retry) -> None:
+        """Show a retry: in words now, and as a mark in the picture."""
+        self._retries(retry)
+        self._note = Note(str(retry))
+        self._wake.set()
 
     # -- the background thread --------------------------------------------------------------------
 
@@ -307,11 +337,13 @@ class UpdatePanel:
             twin=reader.twin,
             problem=reader.problem,
             running=device.is_running,
+            replaced=device.is_replaced,
             events=events,
             device_error=device.error,
             note=self._note,
             busy=busy,
             closed=self._hub_closed,
+            retries=tuple(retry.at for retry in self._retries),
         )
 
     def _publish(self, view: PanelView, seen: int) -> None:
@@ -321,7 +353,8 @@ class UpdatePanel:
 
 
 def _check_order(order: Mapping[str, Any]) -> None:
-    known = set(inspect.signature(invoke_firmware_update).parameters) - {"registry", "device_id"}
+    own = {"registry", "device_id", "on_retry"}
+    known = set(inspect.signature(invoke_firmware_update).parameters) - own
     unknown = ", ".join(sorted(set(order) - known))
     if unknown:
         raise TypeError(f"order has {unknown}; invoke_firmware_update takes {sorted(known)}.")

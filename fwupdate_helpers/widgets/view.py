@@ -33,6 +33,7 @@ CANCELLED: Final = "cancelled"
 ROLLED_BACK: Final = "rolled back"
 NO_POWER: Final = "no power"
 STOPPED: Final = "stopped"
+REPLACED: Final = "replaced"
 HUB_AWAY: Final = "hub away"
 HUB_REFUSES: Final = "hub refuses"
 NO_IDENTITY: Final = "no identity"
@@ -48,6 +49,7 @@ NOTE_SECONDS: Final = 5.0
 _WORDS: Final = {
     NO_POWER: "device has no power",
     STOPPED: "device is stopped",
+    REPLACED: "another object runs as this device",
     HUB_AWAY: "hub does not answer",
     HUB_REFUSES: "hub refuses to tell",
     NO_IDENTITY: "hub has no such device",
@@ -79,21 +81,25 @@ class Look:
         problem: Why the twin could not be read just now, or None.
         running: Whether the device has power and runs.
         events: What happened on the device.
+        replaced: Whether another object of this kernel runs as the device.
         device_error: Why the device ended by itself, or None.
         note: The last thing to tell, or None.
         busy: Whether a press is being worked on.
         closed: Whether the hub has been closed: nothing more will come.
+        retries: When the service tried again, for this panel's last press.
     """
 
     now: float
     twin: object | None = None
     problem: Exception | None = None
     running: bool = True
+    replaced: bool = False
     events: tuple[DeviceEvent, ...] = ()
     device_error: Exception | None = None
     note: Note | None = None
     busy: bool = False
     closed: bool = False
+    retries: tuple[datetime, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,7 @@ class PanelView:
         timeline: What the picture shows, or None before the first update.
         title: The message of the picture.
         busy: Whether a press is being worked on.
+        retries: When the service tried again: marks in the picture.
     """
 
     state: str
@@ -129,6 +136,7 @@ class PanelView:
     timeline: UpdateTimeline | None = None
     title: str = ""
     busy: bool = False
+    retries: tuple[datetime, ...] = ()
 
 
 class PanelReader:
@@ -164,6 +172,7 @@ class PanelReader:
             timeline=timeline,
             title=_title(state, timeline),
             busy=look.busy,
+            retries=look.retries,
         )
 
     def _grown(self, timeline: UpdateTimeline, now: float, *, moving: bool) -> UpdateTimeline:
@@ -238,6 +247,8 @@ def _state(look: Look, timeline: UpdateTimeline | None) -> str:
         return NO_IDENTITY
     if look.problem is not None:
         return HUB_AWAY if isinstance(look.problem, HubUnavailable) else HUB_REFUSES
+    if look.replaced:
+        return REPLACED
     if not look.running:
         kinds = [event.kind for event in look.events[-2:]]
         return NO_POWER if "power-cut" in kinds else STOPPED
@@ -318,6 +329,8 @@ def _refusals(look: Look, state: str, timeline: UpdateTimeline | None) -> dict[s
         reasons |= dict.fromkeys((START, CANCEL), f"{why.capitalize()}.")
     if look.running:
         reasons[RESTART] = "The device runs."
+    elif look.replaced:
+        reasons |= dict.fromkeys((RESTART, POWER_CUT), "Run this panel's cell again.")
     else:
         reasons[POWER_CUT] = "The device does not run."
     return reasons
@@ -327,6 +340,8 @@ def _hint(state: str, timeline: UpdateTimeline | None, reported: contract.Json) 
     if state == NO_POWER:
         lost = "A device without power reports nothing: the twin tells what was true last. "
         return f"{lost}Press Restart device."
+    if state == REPLACED:
+        return "This panel is of the older object. Run its cell again."
     if state == STOPPED:
         return "Press Restart device, or run the cell again that starts it."
     if state == NO_UPDATE:

@@ -21,6 +21,7 @@ from azure.iot.hub.models import CloudToDeviceMethod
 from msrest.exceptions import HttpOperationError
 
 from fwupdate_helpers import contract
+from fwupdate_helpers.device import SimulatedDevice
 from fwupdate_helpers.errors import (
     DeviceNotFound,
     DeviceOffline,
@@ -28,11 +29,15 @@ from fwupdate_helpers.errors import (
     FaultsUnavailable,
     FirmwareUpdateError,
     HubUnauthorized,
+    UpdateFailed,
 )
-from fwupdate_helpers.faults import STAGES, Fault
+from fwupdate_helpers.fault import Fault
+from fwupdate_helpers.faults import STAGES
 from fwupdate_helpers.firmware import publish_image
 from fwupdate_helpers.hub import Hub
+from fwupdate_helpers.service import invoke_firmware_update, wait_for_update
 from tests import raw_mqtt
+from tests.images import Publisher, hub_of
 from tests.raw_mqtt import OpenDevice
 from tests.rest import assert_error, assert_method_error, call, twin_path, wait_for
 from tests.sdk import Connect, answer_methods, refusal
@@ -40,15 +45,6 @@ from tests.support import HubProcess
 
 IMAGE = bytes(range(256)) * 400
 PATCH = "$iothub/twin/PATCH/properties/reported/?$rid=1"
-
-
-def hub_of(process: HubProcess) -> Hub:
-    return Hub(
-        kind="local",
-        connection_string=process.connection_string,
-        device_host=process.ready["device_host"],
-        ca_file=Path(process.ca_file),
-    )
 
 
 @pytest.fixture
@@ -434,6 +430,29 @@ def test_two_faults_act_on_one_download(hub: Hub, image: str) -> None:
     received, error = bytes_until_the_end(hub, image)
     assert error is not None and received[10] == IMAGE[10] ^ 0xFF
     assert received[11:] == IMAGE[11 : len(received)]
+
+
+def test_a_device_resumes_what_is_cut_and_only_the_hash_finds_what_is_corrupted(
+    hub: Hub, make: Callable[..., SimulatedDevice], device_id: str, tmp_path: Path
+) -> None:
+    publisher = Publisher(hub, tmp_path)
+    image = publisher.publish("2.0.0")
+
+    def update() -> None:
+        started = invoke_firmware_update(hub.registry, device_id, package_uri=image)
+        wait_for_update(hub.registry, device_id, started.update_id, interval=0.02, timeout=30)
+
+    with make(board=publisher.board()) as device:
+        with (
+            hub.faults.corrupt_image(image=image) as corrupted,
+            pytest.raises(UpdateFailed) as caught,
+        ):
+            update()
+        assert (caught.value.code, corrupted.acted) == (contract.CODE_HASH_MISMATCH, 1)
+        with hub.faults.cut_download(80_000, times=2, image=image) as cut:
+            update()
+        assert cut.state == "used up" and device.board is not None
+        assert device.board.power_up().version == "2.0.0"
 
 
 # -- the list ---------------------------------------------------------------------------------

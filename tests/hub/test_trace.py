@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -16,8 +17,11 @@ from msrest.exceptions import HttpOperationError
 
 from fwupdate_helpers.firmware import build_image, publish_image
 from fwupdate_helpers.hub import Hub
+from fwupdate_helpers.localhub.sas import new_key
 from fwupdate_helpers.localhub.wiretrace import DEVICE, HUB, Message, WireTrace
-from fwupdate_helpers.trace import ON_AZURE, Trace, TraceRow
+from fwupdate_helpers.trace import GONE, ON_AZURE, STARTED_ANEW, Trace, TraceRow
+from tests.raw_mqtt import OpenDevice, connect, publish
+from tests.rest import call, token, twin_path
 from tests.sdk import answer_methods
 from tests.support import HubProcess
 
@@ -115,13 +119,14 @@ def test_a_refusal_of_the_hub_is_the_answer_of_its_request(
     with pytest.raises(HttpOperationError):
         hub.registry.invoke_device_method(device_id, CloudToDeviceMethod(method_name="reboot"))
     request, answer = hub.trace(device_id, after=mark, kinds=["methods"])
-    assert (answer.what, answer.status, answer.answers) == ("Not Found", 404, request.number)
+    assert (answer.what, answer.status, answer.answers) == ("DeviceNotOnline", 404, request.number)
     assert "404103" in answer.body
 
 
 def test_no_key_token_or_address_of_an_image_is_in_the_record(
     hub: Hub, client: IoTHubDeviceClient, device_id: str, tmp_path: Path
 ) -> None:
+    mark = hub.trace().last
     build_image(
         tmp_path / "1.img", version="1.0.0", signing_key=Ed25519PrivateKey.generate(), size=4096
     )
@@ -133,7 +138,7 @@ def test_no_key_token_or_address_of_an_image_is_in_the_record(
     hub.registry.invoke_device_method(device_id, method)
     keys = hub.registry.get_device(device_id).authentication.symmetric_key
 
-    seen = hub.trace()
+    seen = hub.trace(after=mark)
     text = "\n".join(f"{row.what} {row.body}" for row in seen) + repr(seen) + seen._repr_html_()
     service_key = str.__str__(hub._connection_string.partition("SharedAccessKey=")[2])
     secrets = [keys.primary_key, keys.secondary_key, service_key, "canary-7"]
@@ -142,6 +147,61 @@ def test_no_key_token_or_address_of_an_image_is_in_the_record(
     assert "SharedAccessSignature sr" not in text
     image = [row for row in seen if row.kind == "image"]
     assert [row.status for row in image] == [None, 200] and image[1].size > 4096
+
+
+def test_a_download_is_told_of_the_device_that_was_told_the_address(
+    hub: Hub, client: IoTHubDeviceClient, device_id: str, tmp_path: Path
+) -> None:
+    build_image(
+        tmp_path / "2.img", version="2.0.0", signing_key=Ed25519PrivateKey.generate(), size=4096
+    )
+    address = publish_image(hub, tmp_path / "2.img")
+    answer_methods(client, lambda request: (200, None))
+    method = CloudToDeviceMethod(method_name="go", payload={"fwPackageUri": str(address)})
+    hub.registry.invoke_device_method(device_id, method)
+    part = {"Range": "bytes=100-299"}
+    requests.get(address, headers=part, verify=str(hub._ca_file), timeout=10).raise_for_status()
+
+    request, answer = hub.trace(device_id, kinds=["image"])
+    assert (request.source, request.what) == (DEVICE, "GET /firmware/***/2.img")
+    assert answer.what.startswith("Partial Content bytes 100-299/")
+    assert (answer.status, answer.size, answer.answers) == (206, 200, request.number)
+
+
+def test_what_a_stranger_sends_in_the_wrong_place_is_not_kept(
+    hub: Hub, hub_process: HubProcess, open_device: OpenDevice, device_id: str
+) -> None:
+    key, password = new_key(), token(hub_process)
+    device = open_device(device_id).connected()
+    device.send(publish(f"{key}/#"))
+    device.wait_until_closed()
+    for client_id in (key, password, f"HostName=h;DeviceId=d;SharedAccessKey={key}", key * 50):
+        stranger = open_device(device_id)
+        stranger.send(connect(client_id, key, password))
+        stranger.wait_until_closed()
+    for secret in (key, password):
+        call(hub_process, "GET", f"/devices/{quote(secret, safe='')}")
+        call(hub_process, "GET", f"/{quote(secret)}", authorization="")
+        call(hub_process, "GET", "/devices", query=f"api-version=1&top={quote(secret)}")
+        call(hub_process, "PATCH", twin_path(device_id), {"tags": {"note": f"my key: {secret}"}})
+
+    seen = hub.trace()
+    signature = password.partition("sig=")[2].partition("&")[0]
+    text = json.dumps([vars(row) for row in seen], default=str) + seen._repr_html_()
+    forms = [(secret, quote(secret, safe="")) for secret in (key, signature)]
+    assert not [form for pair in forms for form in pair if form[:20] in text or form[-20:] in text]
+    assert len([row for row in seen if row.what == "CONNACK" and row.status]) >= 3
+
+
+def test_a_mark_of_an_earlier_hub_and_one_whose_messages_are_gone_are_told(
+    hub: Hub, device_id: str
+) -> None:
+    hub.device_connection_string(device_id)
+    mark = hub.trace(device_id)[0].number
+    assert hub.trace(device_id, after=mark).note == ""
+    hub.clear_trace()
+    assert hub.trace(device_id, after=max(1, mark - 1)).note == GONE
+    assert hub.trace(device_id, after=10**9).note == STARTED_ANEW
 
 
 def test_who_may_not_read_the_hub_may_not_read_its_trace(hub_process: HubProcess) -> None:
@@ -204,8 +264,8 @@ def test_messages_wait_for_their_turn_and_are_there_when_they_are_asked_for() ->
     for number in range(250):
         trace.add(Message("d", "other", DEVICE, HUB, f"m{number}"))
     assert [row["number"] for row in trace.rows()] == list(range(1, 251))
-    for call in later:
-        call()
+    for take_in in later:
+        take_in()
     assert len(trace.rows()) == 250
 
 

@@ -79,6 +79,37 @@ def test_a_press_on_start_runs_an_update_to_its_end_in_words_bar_picture_and_log
     assert again.update_id != end.update_id, "each press is an update of its own"
 
 
+def test_retries_are_told_and_are_marks_in_the_picture(
+    hub: Hub, make: NewDevice, panel_of: NewPanel
+) -> None:
+    device = make(stage_seconds=0.1).start()
+    panel = panel_of(device)
+    panel.wait_for("no update yet")
+    order = {"device_id": device.device_id, "kinds": ["methods"]}
+    hub.faults.refuse_service_calls(429, retry_after=1, **order)
+    panel.start_button.click()
+    wait_for(lambda: "(429001): next try in" in shown(panel))
+    assert len(panel.wait_for("completed").retries) == 1
+    wait_for(lambda: "The service tried again once." in shown(panel))
+
+    panel.start_button.click()
+    assert panel.wait_for("completed").retries == (), "those of another press are gone"
+
+
+def test_a_panel_that_is_closed_between_two_tries_starts_nothing_more(
+    hub: Hub, make: NewDevice, panel_of: NewPanel
+) -> None:
+    device = make(stage_seconds=0.1).start()
+    panel = panel_of(device)
+    panel.wait_for("no update yet")
+    order = {"device_id": device.device_id, "kinds": ["methods"]}
+    hub.faults.refuse_service_calls(429, retry_after=60, **order)
+    panel.start_button.click()
+    wait_for(lambda: "(429001): next try in" in shown(panel))
+    panel.close()
+    wait_for(lambda: panel_threads(device) == [])
+
+
 def test_nothing_is_sent_or_drawn_while_nothing_changes(
     make: NewDevice, panel_of: NewPanel
 ) -> None:
@@ -254,6 +285,23 @@ def test_a_device_that_is_stopped_is_told_and_can_be_started_again(
     panel.restart_button.click()
     panel.wait_for("no update yet")
     assert device.is_running
+
+
+def test_a_panel_whose_device_was_made_again_says_so_and_stops_nobody(
+    make: NewDevice, panel_of: NewPanel
+) -> None:
+    device = make(stage_seconds=0.1).start()
+    panel = panel_of(device)
+    panel.wait_for("no update yet")
+    again = SimulatedDevice(
+        str.__str__(device._setup.connection_string), **device._setup.device_options
+    )
+    with again:
+        panel.wait_for("replaced")
+        assert "Run its cell again." in panel.view.message.text
+        assert panel.restart_button.disabled and panel.power_button.disabled
+        assert again.is_running
+    panel.wait_for("stopped")
 
 
 def test_an_order_with_an_unknown_name_and_no_interval_are_refused_in_their_cell(

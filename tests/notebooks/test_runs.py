@@ -35,8 +35,14 @@ from tests.notebook_stories import STORIES, check_no_secret
 from tests.wrong_answers import WRONG_ANSWERS
 
 PACE = 0.3
-LOOK_FIRST = {("02_firmware_update", "invoke"): "follow"}
+LOOK_FIRST = {
+    ("02_firmware_update", "invoke"): "follow",
+    ("03_when_updates_fail", "lost-answer"): "look",
+    ("03_when_updates_fail", "power-cut"): "power-back",
+}
 """Cells whose second run would meet what the first has begun, and the cell that waits for it."""
+SLOW = {"03_when_updates_fail"}
+"""What waits for time-outs of IoT Hub, which are 5 s or more, is not run a third time."""
 KEEP = "_at_set_up = set(globals())"
 FORGET = """
 for _name in [name for name in globals() if name not in _at_set_up and name[0] != '_']:
@@ -65,9 +71,12 @@ def test_unsolved_each_cell_runs_twice_in_a_row_then_all_of_them_again_and_nothi
     with kernel_for(load(notebook, PACE)) as client:
         for cell_id in code_ids(client.nb):
             run_twice(client, cell_id, notebook.stem)
-        for cell_id in code_ids(client.nb):
-            run_unsolved(client, cell_id)
-        check_all_of(client.nb, shared_hub_folder)
+        check_no_errors(client.nb)
+        check_no_secret(client.nb, shared_hub_folder)
+        if notebook.stem not in SLOW:
+            for cell_id in code_ids(client.nb):
+                run_unsolved(client, cell_id)
+            check_all_of(client.nb, shared_hub_folder)
     # Also what a notebook keeps until its kernel ends.
     with connect_hub() as hub:
         ids = [device.device_id for device in hub.registry.get_devices()]

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fwupdate_helpers.localhub.redaction import MAX_BODY, mask_address, mask_body, mask_text
+from fwupdate_helpers.localhub.redaction import (
+    IDENTITY_FIELDS,
+    MAX_BODY,
+    mask_address,
+    mask_body,
+    mask_text,
+)
+from fwupdate_helpers.localhub.wiretrace import DEVICE, HUB, Message, WireTrace
 
 
 @pytest.mark.parametrize(
@@ -57,19 +72,125 @@ def test_an_escape_hides_no_secret() -> None:
         assert "AbCdEfGh" not in mask_body(hidden)
 
 
+def test_half_a_surrogate_pair_can_be_kept() -> None:
+    assert mask_body(rb'{"a":"\udc00"}').encode() == b'{"a":"?"}'
+
+
 def test_what_is_no_json_is_counted_and_not_shown() -> None:
     assert mask_body(b'{"primaryKey": "AbCdEf') == "(22 bytes that are no JSON)"
     assert mask_body(b" ") == mask_body(b"") == ""
 
 
 def test_a_long_body_is_cut_and_says_how_long_it_was() -> None:
-    shown = mask_body(json.dumps({"text": "x " * MAX_BODY}).encode())
-    assert len(shown) < MAX_BODY + 40 and shown.endswith("characters)")
+    long = json.dumps({f"name{n}": "x " * 40 for n in range(100)})
+    shown = mask_body(long.encode())
+    assert shown.startswith('{"name0":"x x') and shown.endswith(f"… ({len(long)} characters)")
+    assert len(shown) < MAX_BODY + 40
+    assert mask_body(json.dumps({"text": "x " * 1200}).encode()) == '{"text":"(2400 characters)"}'
     assert mask_body(b"[" + b"1," * 60_000 + b"1]").startswith("(120003 bytes, too many")
 
 
 def test_of_a_query_only_what_is_known_to_be_harmless_is_kept() -> None:
     topic = "$iothub/twin/res/204/?$rid=7&$version=3"
     assert mask_address(topic) == topic
-    assert mask_address("/twins/d?api-version=2021-04-12") == "/twins/d"
+    assert mask_address("/twins/d?api-version=2021-04-12", device_id="d") == "/twins/d"
     assert mask_address("/firmware/AbCdEfGh/2.img?token=x") == "/firmware/***/2.img"
+    assert mask_address("/twins/d?top=AbCdEfGhIjKl1234567890&code=x") == "/twins/***?top=***"
+
+
+# -- a key may stand anywhere, and is masked to its last letter ----------------------------------
+
+PLACES: dict[str, Callable[[str], Any]] = {
+    "a value": lambda key: {"tags": {"note": key}},
+    "a name": lambda key: {"tags": {key: 1}},
+    "a list": lambda key: [[key], 1],
+    "a bare text": lambda key: key,
+    "a connection string": lambda key: f"HostName=h;DeviceId=d;SharedAccessKey={key}",
+    "storage": lambda key: {"c": f"AccountName=a;AccountKey={key};EndpointSuffix=e"},
+    "a token": lambda key: {"a": f"SharedAccessSignature sr=h&sig={quote(key, safe='')}&se=1"},
+    "a signed address": lambda key: {"u": f"https://h.example/c/x.fw?sp=r&sig={quote(key)}&se=1"},
+    "an address in an address": lambda key: {
+        "u": "https://h.example/?u=" + quote(f"https://h/x?sig={quote(key, safe='')}", safe="")
+    },
+    "a user's password": lambda key: {"u": f"https://me:{quote(key, safe='')}@h.example/x.fw"},
+    "a bearer": lambda key: {"head": f"Bearer {key}"},
+    "JSON in a text": lambda key: {"t": json.dumps({"a": {"primaryKey": key}})},
+    "prose": lambda key: {"t": f"use {key}, then restart"},
+}
+
+
+@given(
+    place=st.sampled_from(list(PLACES)),
+    size=st.sampled_from([16, 32, 33, 64]),
+    seed=st.integers(0, 2**32),
+)
+def test_a_key_in_any_place_of_a_body_is_masked(place: str, size: int, seed: int) -> None:
+    key = base64.b64encode(random.Random(seed).randbytes(size)).decode()
+    shown = mask_body(json.dumps(PLACES[place](key)).encode())
+    assert shown.startswith(("{", "[", '"')), "it is shown, and not left out as a whole"
+    assert not fragments(key, shown)
+
+
+@given(size=st.sampled_from([16, 32, 33, 64]), seed=st.integers(0, 2**32))
+def test_a_key_in_an_address_is_masked(size: int, seed: int) -> None:
+    key = base64.b64encode(random.Random(seed).randbytes(size)).decode()
+    for path in (
+        f"/devices/{quote(key, safe='')}?api-version=1",
+        f"/nowhere/{quote(key, safe='')}",
+        f"/twins/d?code={quote(key)}&top={quote(key)}",
+        f"{key}/#",
+        f"$iothub/methods/POST/{key.replace('/', '+')}/?$rid={key}",
+        f"$iothub/twin/GET/?$rid={key}",
+        f"devices/d/messages/events/a={quote(key)}",
+    ):
+        assert not fragments(key, mask_address(path, device_id="d")), path
+
+
+def fragments(secret: str, shown: str) -> list[str]:
+    """Return what is shown of a secret, as it is or encoded: seven letters tell too much."""
+    forms = (secret, quote(secret, safe=""), quote(quote(secret, safe=""), safe=""))
+    pieces = {form[n : n + 7] for form in forms for n in range(len(form) - 6)}
+    return [piece for piece in pieces if piece in shown]
+
+
+def test_of_an_identity_only_known_fields_are_kept() -> None:
+    keys = {"primaryKey": "short", "secondaryKey": "also"}
+    authentication = {"type": "sas", "symmetricKey": keys, "invented": "hidden"}
+    body = json.dumps({"deviceId": "d", "authentication": authentication, "note": "hidden"})
+    shown = json.loads(mask_body(body.encode(), fields=IDENTITY_FIELDS))
+    assert shown["deviceId"] == "d" and shown["authentication"]["type"] == "sas"
+    assert not any(word in json.dumps(shown) for word in ("short", "also", "hidden"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Anna-Maria-01-twins-and-methods-thermostat",
+        "2026-05-04T12:30:00.0000000Z",
+        "404103 DeviceNotOnline: the operation failed",
+        "8b1a9953c4611296a827abf8c47804d7e6c49c6b97b1a9953c4611296a827abf",
+        "6f1c2d34-0a5b-4c6d-8e7f-9a0b1c2d3e4f",
+        "DeviceMaximumInflightMethodExceeded",
+        "firmwareUpdate.temperatureThreshold=5",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    body = json.dumps({"a": text})
+    assert json.loads(
+        mask_body(body.encode(), keep="Anna-Maria-01-twins-and-methods-thermostat")
+    ) == {"a": text}
+
+
+def test_a_body_that_nests_deep_is_counted() -> None:
+    deep = b'{"apiKey":"k","a":' + b"[" * 700 + b"1" + b"]" * 700 + b"}"
+    assert mask_body(deep) == f"({len(deep)} bytes that are no JSON)"
+
+
+def test_a_row_is_bounded_and_masked_whatever_a_client_says() -> None:
+    trace = WireTrace(lambda: datetime(2026, 1, 1, tzinfo=timezone.utc))
+    name = "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVphYmNkZWY="
+    for device_id in (name, f"HostName=h;SharedAccessKey={name}", name * 1000):
+        trace.add(Message(device_id, "connection", DEVICE, HUB, "CONNECT", name * 1000))
+    text = json.dumps(trace.rows())
+    assert not fragments(name, text)
+    assert len(text) < 3000

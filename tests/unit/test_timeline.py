@@ -498,7 +498,7 @@ def test_retries_are_marks_that_the_legend_and_the_alt_text_count() -> None:
     (line,) = (line for line in figure.axes[0].lines if line.get_marker() == "v")
     assert list(line.get_xdata()) == [2, 7]
     words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert "service tried again (2)" in words
+    assert "retry (2)" in words
     assert figure.alt_text.endswith("The service tried again 2 times.")
     assert "tried again" not in timeline_of(*COMPLETE).plot().alt_text
 
