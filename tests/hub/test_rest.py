@@ -145,6 +145,10 @@ BUILT = {
     ("PATCH", "/twins/{id}"),
     ("PUT", "/twins/{id}"),
     ("POST", "/twins/{deviceId}/methods"),
+    ("GET", "/jobs/v2/query"),
+    ("GET", "/jobs/v2/{id}"),
+    ("PUT", "/jobs/v2/{id}"),
+    ("POST", "/jobs/v2/{id}/cancel"),
 }
 
 
