@@ -60,7 +60,7 @@ class JobSpecification:
         """
         _check_job_id(job_id, body)
         job_type = body.get("type")
-        if job_type not in CONTENT:
+        if not isinstance(job_type, str) or job_type not in CONTENT:
             raise _invalid(f"type must be one of {', '.join(CONTENT)}")
         specification = cls(
             job_id=job_id,
