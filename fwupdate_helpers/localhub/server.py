@@ -169,6 +169,7 @@ class _LocalHub:
             stop=self._stopping.set,
             used=self._note_use,
         )
+        jobs.resume()  # before anybody can add one
         runner = web.AppRunner(
             services.application(),
             access_log=None,
@@ -181,7 +182,6 @@ class _LocalHub:
             devices.new_connection, sock=listeners.device, ssl=context, ssl_handshake_timeout=10
         )
         await web.SockSite(runner, listeners.service, ssl_context=context).start()
-        jobs.resume()
         try:
             with _stop_signals(loop, self._stopping):
                 self._announce(listeners, on_ready)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fwupdate_helpers.localhub.__main__ import main
 from fwupdate_helpers.localhub.authentication import Authenticator
 from fwupdate_helpers.localhub.database import Database
 from fwupdate_helpers.localhub.device_connection import DeviceConnection
@@ -575,6 +576,26 @@ def test_a_twin_that_would_grow_too_large_fails_alone(bench: Bench) -> None:
         assert bench.error("job", "d2")["code"] == "ArgumentInvalid"
 
     bench.run(story)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--active-jobs", "0"),
+        ("--active-jobs", "-1"),
+        ("--active-jobs", "many"),
+        ("--job-rate", "0"),
+        ("--job-rate", "nan"),
+        ("--job-rate", "inf"),
+        ("--job-rate", "fast"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused_on_the_command_line(
+    option: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--state-dir", str(tmp_path), *option])
+    assert f"argument {option[0]}: {option[1]!r} is no number from" in capsys.readouterr().err
 
 
 # -- from one hub to the next -------------------------------------------------------------------
