@@ -20,11 +20,10 @@ from fwupdate_helpers.localhub.jobs.specification import CONTENT
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.query import continuation
 from fwupdate_helpers.localhub.query.continuation import Position
+from fwupdate_helpers.localhub.query_route import read_page_size
 
 Json = dict[str, Any]
 
-MAX_PAGE: Final = 100
-"""Jobs in one answer, as for queries on Azure."""
 _CONTINUATION: Final = "x-ms-continuation"
 
 
@@ -61,7 +60,10 @@ class JobRoute:
         question = f"jobs {job_type} {status}"
         before = continuation.read(request.headers.get(_CONTINUATION), question)
         jobs, last = self._jobs.page(
-            job_type=job_type, status=status, size=_page_size(request), after=before.after
+            job_type=job_type,
+            status=status,
+            size=read_page_size(request.headers),
+            after=before.after,
         )
         content: Json = {"type": "jobResponse", "items": [self._json(job) for job in jobs]}
         headers = {"x-ms-item-type": "jobResponse"}
@@ -83,10 +85,3 @@ def _one_of(request: web.Request, name: str, known: Collection[str]) -> str | No
     if given is not None and given not in known:
         raise HubError(ARGUMENT_INVALID, f"{name} must be one of {', '.join(sorted(known))}.")
     return given
-
-
-def _page_size(request: web.Request) -> int:
-    given = request.headers.get("x-ms-max-item-count", str(MAX_PAGE))
-    if not given.isascii() or not given.isdigit() or not int(given[:9]) >= 1:
-        raise HubError(ARGUMENT_INVALID, "x-ms-max-item-count must be a whole number from 1.")
-    return min(int(given[:9]), MAX_PAGE)

@@ -30,6 +30,7 @@ from fwupdate_helpers.localhub.jobs.scheduler import JobLimits, JobScheduler
 from fwupdate_helpers.localhub.jobs.store import JobStore
 from fwupdate_helpers.localhub.jobs.work import Tools
 from fwupdate_helpers.localhub.methods import DirectMethods
+from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
 from fwupdate_helpers.localhub.store import Store
@@ -163,6 +164,7 @@ class _LocalHub:
             images,
             authenticator,
             jobs=JobRoute(jobs),
+            queries=QueryRoute(database),
             trace=self._trace,
             faults=self._faults,
             about=lambda: self._about(devices, store, database),

@@ -44,6 +44,7 @@ from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.job_route import JobRoute
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
+from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.trace_route import TraceRoute
 from fwupdate_helpers.localhub.twin_changes import TwinChanges
@@ -55,7 +56,6 @@ _DEVICE_ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
 
 NOT_BUILT: Final = (
     ("POST", "/devices", "bulk registry operations"),
-    ("POST", "/devices/query", "queries"),
     ("GET", "/statistics/{kind}", "statistics"),
     ("*", "/devices/{id}/modules", "modules"),
     ("*", "/devices/{id}/modules/{mid}", "module identities"),
@@ -82,6 +82,7 @@ class ServiceEndpoint:
 
     Args:
         jobs: The routes of scheduled jobs.
+        queries: The route that answers queries.
         trace: Where requests and answers are noted.
         about: Returns what ``GET /$localhub/status`` answers.
         stop: Called by ``POST /$localhub/stop``.
@@ -97,6 +98,7 @@ class ServiceEndpoint:
         authenticator: Authenticator,
         *,
         jobs: JobRoute,
+        queries: QueryRoute,
         trace: WireTrace,
         faults: WireFaults,
         about: Callable[[], Json],
@@ -110,6 +112,7 @@ class ServiceEndpoint:
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
         self._job_route = jobs
+        self._query_route = queries
         self._faults = faults
         self._fault_route = FaultRoute(faults, devices, store, images)
         self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
@@ -133,6 +136,7 @@ class ServiceEndpoint:
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
         self._job_route.add_routes(app.router, self._guarded)
+        self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
