@@ -29,7 +29,7 @@ from fwupdate_helpers.localhub.methods import DirectMethods
 from fwupdate_helpers.localhub.sas import make_token, new_key
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.wiretrace import WireTrace
-from tests.raw_mqtt import DISCONNECT, METHODS, connect, publish, subscribe
+from tests.raw_mqtt import DESIRED, DISCONNECT, METHODS, connect, publish, subscribe
 from tests.virtual_time import START, VirtualLoop, run
 
 Json = dict[str, Any]
@@ -596,6 +596,31 @@ def test_a_limit_that_is_none_is_refused_on_the_command_line(
     with pytest.raises(SystemExit):
         main(["run", "--state-dir", str(tmp_path), *option])
     assert f"argument {option[0]}: {option[1]!r} is no number from" in capsys.readouterr().err
+
+
+def test_a_twin_is_not_changed_without_the_record_of_it(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story() -> None:
+        jobs = bench.scheduler()
+        device = bench.switch_on("d1")
+        device.send(subscribe(2, (DESIRED, 0)))
+        device.sent.clear()
+        bench.database.connection.execute(
+            "CREATE TEMP TRIGGER full BEFORE UPDATE ON device_jobs WHEN new.status = 'completed' "
+            "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+        jobs.create("job", {**TWIN, "queryCondition": "deviceId = 'd1'"})
+        await asyncio.sleep(1)
+        assert bench.error("job", "d1")["code"] == "ServerError"
+        assert (bench.store.twin("d1").tags, device.sent) == ({}, [])
+        bench.database.connection.execute("DROP TRIGGER full")
+        jobs.create("again", TWIN)
+        await asyncio.sleep(1)
+        assert (bench.store.twin("d1").tags, len(device.sent)) == ({"site": "A"}, 1)
+
+    bench.run(story)
+    assert "the disk is full" in caplog.text
 
 
 # -- from one hub to the next -------------------------------------------------------------------
