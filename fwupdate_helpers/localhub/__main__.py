@@ -10,13 +10,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.redaction import mask_text
 from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
 
+if TYPE_CHECKING:
+    from fwupdate_helpers.localhub.jobs.scheduler import JobLimits
+
 Json = dict[str, Any]
+
+MAX_ACTIVE_JOBS = 100
+MIN_JOB_RATE, MAX_JOB_RATE = 0.1, 10_000.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--faults", choices=("on", "off"), default="on", help="whether things may be made to fail"
     )
+    run.add_argument(
+        "--active-jobs", type=_job_count, metavar="N", help="how many jobs may be active (10)"
+    )
+    run.add_argument(
+        "--job-rate",
+        type=_job_rate,
+        metavar="N",
+        help="on how many devices jobs begin in a second (100; Azure's S1: 10)",
+    )
     run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     for name, function, text in (
         ("start", _start, "Start the shared background hub, unless it runs already."),
@@ -92,9 +107,35 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         idle_timeout=options.idle_timeout,
         trace=options.trace == "on",
         faults=options.faults == "on",
+        job_limits=_job_limits(options),
         on_ready=on_ready,
     )
     return 0
+
+
+def _job_limits(options: argparse.Namespace) -> JobLimits:
+    from fwupdate_helpers.localhub.jobs.scheduler import JobLimits
+
+    given = {"active": options.active_jobs, "devices_per_second": options.job_rate}
+    return JobLimits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _job_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= (number := int(text)) <= MAX_ACTIVE_JOBS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_ACTIVE_JOBS}")
+    return number
+
+
+def _job_rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not MIN_JOB_RATE <= number <= MAX_JOB_RATE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number from {MIN_JOB_RATE:g} to {MAX_JOB_RATE:g}"
+        )
+    return number
 
 
 def _start(state: StateDir, options: argparse.Namespace) -> int:

@@ -12,16 +12,21 @@ from typing import Final
 ARGUMENT_INVALID: Final = 400004
 FORMAT_ERROR: Final = 400006
 INVALID_PROTOCOL_VERSION: Final = 400001
+INVALID_OPERATION: Final = 400003
 UNAUTHORIZED_ACCESS: Final = 401002
 UNAUTHORIZED: Final = 401003
 TOO_MANY_METHODS: Final = 403800
 DEVICE_NOT_FOUND: Final = 404001
+JOB_NOT_FOUND: Final = 404002
 DEVICE_NOT_ONLINE: Final = 404103
 ROUTE_NOT_FOUND: Final = 404000
 DEVICE_ALREADY_EXISTS: Final = 409001
+JOB_ALREADY_EXISTS: Final = 409104
 PRECONDITION_FAILED: Final = 412001
+JOB_PRECONDITION_FAILED: Final = 412003
 MESSAGE_TOO_LARGE: Final = 413001
 THROTTLED: Final = 429001
+TOO_MANY_ACTIVE_JOBS: Final = 429004
 SERVER_ERROR: Final = 500001
 NOT_IMPLEMENTED: Final = 501000
 SERVICE_UNAVAILABLE: Final = 503001
@@ -31,16 +36,21 @@ NAMES: Final = {
     ARGUMENT_INVALID: "ArgumentInvalid",
     FORMAT_ERROR: "IotHubFormatError",
     INVALID_PROTOCOL_VERSION: "InvalidProtocolVersion",
+    INVALID_OPERATION: "InvalidOperation",
     UNAUTHORIZED_ACCESS: "IotHubUnauthorizedAccess",
     UNAUTHORIZED: "IotHubUnauthorized",
     TOO_MANY_METHODS: "DeviceMaximumInflightMethodExceeded",
     DEVICE_NOT_FOUND: "DeviceNotFound",
+    JOB_NOT_FOUND: "JobNotFound",
     DEVICE_NOT_ONLINE: "DeviceNotOnline",
     ROUTE_NOT_FOUND: "NotFound",
     DEVICE_ALREADY_EXISTS: "DeviceAlreadyExists",
+    JOB_ALREADY_EXISTS: "JobAlreadyExists",
     PRECONDITION_FAILED: "PreconditionFailed",
+    JOB_PRECONDITION_FAILED: "JobRunPreconditionFailed",
     MESSAGE_TOO_LARGE: "MessageTooLarge",
     THROTTLED: "ThrottlingException",
+    TOO_MANY_ACTIVE_JOBS: "ThrottlingMaxActiveJobCountExceeded",
     SERVER_ERROR: "ServerError",
     NOT_IMPLEMENTED: "NotImplemented",
     SERVICE_UNAVAILABLE: "ServiceUnavailable",

@@ -41,6 +41,7 @@ from fwupdate_helpers.localhub.http_trace import OWN_ROUTES, HttpTrace
 from fwupdate_helpers.localhub.identities import identity_fields, identity_json, twin_json
 from fwupdate_helpers.localhub.image_endpoint import ImageEndpoint
 from fwupdate_helpers.localhub.images import ImageStore
+from fwupdate_helpers.localhub.job_route import JobRoute
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
 from fwupdate_helpers.localhub.query_route import QueryRoute
@@ -69,8 +70,6 @@ NOT_BUILT: Final = (
     ("*", "/configurations/{id}", "automatic device configurations"),
     ("*", "/jobs", "import and export jobs"),
     ("*", "/jobs/{id}", "import and export jobs"),
-    ("*", "/jobs/v2/{id}", "scheduled jobs"),
-    ("POST", "/jobs/v2/{id}/cancel", "scheduled jobs"),
     ("*", "/digitaltwins/{id}", "digital twins"),
     ("POST", "/digitaltwins/{id}/commands/{name}", "digital twin commands"),
     ("POST", "/digitaltwins/{id}/components/{path}/commands/{name}", "digital twin commands"),
@@ -82,6 +81,7 @@ class ServiceEndpoint:
     """The REST API over a store, the published images and the device endpoint.
 
     Args:
+        jobs: The routes of scheduled jobs.
         queries: The route that answers queries.
         trace: Where requests and answers are noted.
         about: Returns what ``GET /$localhub/status`` answers.
@@ -97,6 +97,7 @@ class ServiceEndpoint:
         images: ImageStore,
         authenticator: Authenticator,
         *,
+        jobs: JobRoute,
         queries: QueryRoute,
         trace: WireTrace,
         faults: WireFaults,
@@ -110,6 +111,7 @@ class ServiceEndpoint:
         self._twins = TwinChanges(store, devices)
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
+        self._job_route = jobs
         self._query_route = queries
         self._faults = faults
         self._fault_route = FaultRoute(faults, devices, store, images)
@@ -133,6 +135,7 @@ class ServiceEndpoint:
         route("POST", "/twins/{id}/methods", self._guarded(SERVICE_CONNECT, self._invoke_method))
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
+        self._job_route.add_routes(app.router, self._guarded)
         self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))

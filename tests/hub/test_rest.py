@@ -146,6 +146,10 @@ BUILT = {
     ("PUT", "/twins/{id}"),
     ("POST", "/devices/query"),
     ("POST", "/twins/{deviceId}/methods"),
+    ("GET", "/jobs/v2/query"),
+    ("GET", "/jobs/v2/{id}"),
+    ("PUT", "/jobs/v2/{id}"),
+    ("POST", "/jobs/v2/{id}/cancel"),
 }
 
 
