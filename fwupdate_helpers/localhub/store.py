@@ -117,7 +117,12 @@ class Store:
         self._database.close()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit what the block writes, or nothing of it; a nested block joins the outer one."""
+        nested = self._database.in_transaction
+        if nested:
+            yield self._database
+            return
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield self._database
@@ -151,6 +156,11 @@ class Store:
         rows = self._database.execute("SELECT * FROM devices ORDER BY device_id LIMIT ?", (limit,))
         return [_identity(row) for row in rows]
 
+    def count_by_status(self) -> dict[str, int]:
+        """Return how many identities have a status; one that none has is left out."""
+        rows = self._database.execute("SELECT status, count(*) FROM devices GROUP BY status")
+        return dict(rows.fetchall())
+
     def create(
         self,
         device_id: str,
@@ -177,7 +187,7 @@ class Store:
             **_twin_columns(twin),
         }
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
-        with self._transaction() as database:
+        with self.transaction() as database:
             try:
                 database.execute(f"INSERT INTO devices ({names}) VALUES ({marks})", values)  # noqa: S608
             except sqlite3.IntegrityError as error:
@@ -199,7 +209,7 @@ class Store:
         """Change an identity; its generation, connection and twin stay."""
         before = self.get(device_id)
         changed = self.now() if status != before.status else before.status_updated_time
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute(
                 "UPDATE devices SET status = ?, status_reason = ?, status_updated_time = ?, "
                 "authentication = ?, capabilities = ?, etag = ? WHERE device_id = ?",
@@ -217,13 +227,13 @@ class Store:
 
     def delete(self, device_id: str) -> None:
         """Delete an identity with its twin and its session."""
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute("DELETE FROM devices WHERE device_id = ?", (device_id,))
 
     def set_connected(self, device_id: str, connected: bool) -> None:
         """Record that a device connected or disconnected."""
         state, now = ("Connected" if connected else "Disconnected"), self.now()
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute(
                 "UPDATE devices SET connection_state = ?, connection_state_updated_time = ?, "
                 "last_activity_time = ? WHERE device_id = ?",
@@ -232,7 +242,7 @@ class Store:
 
     def count_telemetry(self, device_id: str) -> None:
         """Count one device-to-cloud message."""
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute(
                 "UPDATE devices SET telemetry_count = telemetry_count + 1, last_activity_time = ? "
                 "WHERE device_id = ?",
@@ -266,7 +276,7 @@ class Store:
         if by_device:
             columns["last_activity_time"] = self.now()
         changes = ", ".join(f"{name} = :{name}" for name in columns)
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute(
                 f"UPDATE devices SET {changes} WHERE device_id = :device_id",  # noqa: S608
                 {**columns, "device_id": device_id},
@@ -281,7 +291,7 @@ class Store:
 
     def save_session(self, device_id: str, subscriptions: dict[str, int]) -> None:
         """Keep a device's subscriptions for its next connection."""
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute(
                 "INSERT INTO sessions VALUES (?, ?) "
                 "ON CONFLICT (device_id) DO UPDATE SET subscriptions = excluded.subscriptions",
@@ -290,7 +300,7 @@ class Store:
 
     def delete_session(self, device_id: str) -> None:
         """Forget a device's session."""
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute("DELETE FROM sessions WHERE device_id = ?", (device_id,))
 
 
