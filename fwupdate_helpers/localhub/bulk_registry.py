@@ -70,7 +70,7 @@ class BulkRegistry:
         times = Counter(_id_of(item) for item in items)
         errors: list[Json] = []
         announcements: list[Announcement] = []
-        with self._store.transaction():
+        with self._store.database.transaction():
             for item in items:
                 try:
                     announcement = self._apply_one(item, times)
