@@ -45,7 +45,8 @@ CREATE TABLE jobs (
     specification TEXT NOT NULL,
     created_time TEXT NOT NULL,
     start_time TEXT NOT NULL,
-    end_time TEXT
+    end_time TEXT,
+    failure_reason TEXT
 ) WITHOUT ROWID;
 CREATE TABLE device_jobs (
     job_id TEXT NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,

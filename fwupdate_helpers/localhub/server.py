@@ -24,6 +24,11 @@ from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.images import ImageStore
+from fwupdate_helpers.localhub.job_route import JobRoute
+from fwupdate_helpers.localhub.jobs.pace import Pace
+from fwupdate_helpers.localhub.jobs.scheduler import JobLimits, JobScheduler
+from fwupdate_helpers.localhub.jobs.store import JobStore
+from fwupdate_helpers.localhub.jobs.work import Tools
 from fwupdate_helpers.localhub.methods import DirectMethods
 from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
@@ -46,6 +51,7 @@ def run(
     idle_timeout: float | None = None,
     trace: bool = True,
     faults: bool = True,
+    job_limits: JobLimits | None = None,
     on_ready: Callable[[Json], None] = lambda ready: None,
 ) -> None:
     """Run a hub until it is told to stop.
@@ -57,6 +63,7 @@ def run(
         idle_timeout: Stop so many seconds after the last use; None never does.
         trace: Whether the last messages are kept for ``GET /$localhub/trace``.
         faults: Whether faults can be asked for with ``POST /$localhub/faults``.
+        job_limits: How many jobs may be active, and how fast they work.
         on_ready: Called with address, ports and files when the hub answers.
 
     Raises:
@@ -78,6 +85,7 @@ def run(
             idle_timeout,
             WireTrace(_utc_now, defer=_a_moment_later, on=trace),
             WireFaults(_utc_now, on=faults),
+            job_limits or JobLimits(),
         )
         asyncio.run(hub.run(address, service_port, on_ready))
     finally:
@@ -91,10 +99,12 @@ class _LocalHub:
         idle_timeout: float | None,
         trace: WireTrace,
         faults: WireFaults,
+        job_limits: JobLimits,
     ) -> None:
         self._state = state
         self._trace = trace
         self._faults = faults
+        self._job_limits = job_limits
         self._idle_timeout = idle_timeout
         self._last_use = time.monotonic()
         self._stopping = asyncio.Event()
@@ -145,12 +155,14 @@ class _LocalHub:
         )
         methods = DirectMethods()
         devices = DeviceEndpoint(store, authenticator, methods, _utc_now, self._trace, self._faults)
+        jobs = self._job_scheduler(database, store, devices, methods)
         services = ServiceEndpoint(
             store,
             devices,
             methods,
             images,
             authenticator,
+            jobs=JobRoute(jobs),
             trace=self._trace,
             faults=self._faults,
             about=lambda: self._about(devices, store, database),
@@ -169,15 +181,24 @@ class _LocalHub:
             devices.new_connection, sock=listeners.device, ssl=context, ssl_handshake_timeout=10
         )
         await web.SockSite(runner, listeners.service, ssl_context=context).start()
+        jobs.resume()
         try:
             with _stop_signals(loop, self._stopping):
                 self._announce(listeners, on_ready)
                 await self._wait_for_end(devices)
         finally:
             logger.info("stopping")
+            await jobs.close()
             device_server.close()
             devices.close()
             await runner.cleanup()
+
+    def _job_scheduler(
+        self, database: Database, store: Store, devices: DeviceEndpoint, methods: DirectMethods
+    ) -> JobScheduler:
+        pace = Pace(self._job_limits.devices_per_second)
+        tools = Tools(database, JobStore(database), store, devices, methods, pace)
+        return JobScheduler(tools, self._job_limits, _utc_now)
 
     def _announce(self, listeners: ports.Listeners, on_ready: Callable[[Json], None]) -> None:
         self._ready = {

@@ -46,6 +46,7 @@ from fwupdate_helpers.localhub.identities import (
 )
 from fwupdate_helpers.localhub.image_endpoint import ImageEndpoint
 from fwupdate_helpers.localhub.images import ImageStore
+from fwupdate_helpers.localhub.job_route import JobRoute
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
 from fwupdate_helpers.localhub.registry_route import RegistryRoute
@@ -75,8 +76,6 @@ NOT_BUILT: Final = (
     ("*", "/configurations/{id}", "automatic device configurations"),
     ("*", "/jobs", "import and export jobs"),
     ("*", "/jobs/{id}", "import and export jobs"),
-    ("*", "/jobs/v2/{id}", "scheduled jobs"),
-    ("POST", "/jobs/v2/{id}/cancel", "scheduled jobs"),
     ("*", "/digitaltwins/{id}", "digital twins"),
     ("POST", "/digitaltwins/{id}/commands/{name}", "digital twin commands"),
     ("POST", "/digitaltwins/{id}/components/{path}/commands/{name}", "digital twin commands"),
@@ -88,6 +87,7 @@ class ServiceEndpoint:
     """The REST API over a store, the published images and the device endpoint.
 
     Args:
+        jobs: The routes of scheduled jobs.
         trace: Where requests and answers are noted.
         about: Returns what ``GET /$localhub/status`` answers.
         stop: Called by ``POST /$localhub/stop``.
@@ -102,6 +102,7 @@ class ServiceEndpoint:
         images: ImageStore,
         authenticator: Authenticator,
         *,
+        jobs: JobRoute,
         trace: WireTrace,
         faults: WireFaults,
         about: Callable[[], Json],
@@ -114,6 +115,7 @@ class ServiceEndpoint:
         self._twins = TwinChanges(store, devices)
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
+        self._job_route = jobs
         self._faults = faults
         self._registry_route = RegistryRoute(store, devices)
         self._fault_route = FaultRoute(faults, devices, store, images)
@@ -138,6 +140,7 @@ class ServiceEndpoint:
         route("POST", "/twins/{id}/methods", self._guarded(SERVICE_CONNECT, self._invoke_method))
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
+        self._job_route.add_routes(app.router, self._guarded)
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))

@@ -9,6 +9,7 @@ import base64
 import json
 import secrets
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,10 @@ class Store:
     def now(self) -> str:
         """Return the hub's clock as it writes times."""
         return self.database.now()
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call when what is written now is committed; see `Database.after_commit`."""
+        self._database.after_commit(call)
 
     # -- identities ---------------------------------------------------------------------------
 

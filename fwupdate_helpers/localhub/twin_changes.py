@@ -5,6 +5,7 @@ The REST API, scheduled jobs and automatic device configurations all change twin
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
@@ -48,5 +49,6 @@ class TwinChanges:
     def _save(self, device_id: str, twin: Twin, patch: Json | None) -> Twin:
         self._store.save_twin(device_id, twin)
         if patch is not None:
-            self._devices.send_desired(device_id, patch, twin.desired.version)
+            tell = partial(self._devices.send_desired, device_id, patch, twin.desired.version)
+            self._store.after_commit(tell)
         return twin

@@ -151,6 +151,10 @@ BUILT = {
     ("POST", "/devices"),
     ("GET", "/statistics/devices"),
     ("GET", "/statistics/service"),
+    ("GET", "/jobs/v2/query"),
+    ("GET", "/jobs/v2/{id}"),
+    ("PUT", "/jobs/v2/{id}"),
+    ("POST", "/jobs/v2/{id}/cancel"),
 }
 
 
