@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.redaction import mask_text
 from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
@@ -72,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="on how many devices jobs begin in a second (100; Azure's S1: 10)",
     )
+    run.add_argument(
+        "--configuration-seconds",
+        type=_seconds,
+        default=DEFAULT_SECONDS,
+        metavar="SECONDS",
+        help="from one evaluation of the automatic device configurations to the next "
+        "(default: %(default)g; on Azure: 300)",
+    )
     run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     for name, function, text in (
         ("start", _start, "Start the shared background hub, unless it runs already."),
@@ -105,6 +114,7 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         trace=options.trace == "on",
         faults=options.faults == "on",
         job_limits=_job_limits(options),
+        configuration_seconds=options.configuration_seconds,
         on_ready=on_ready,
     )
     return 0
@@ -127,6 +137,13 @@ def _rate(text: str) -> float:
     if not 0.1 <= (number := float(text)) <= 10_000:
         raise ValueError("not within 0.1 and 10000")
     return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("it must be within [0.1; 3600]")
+    return seconds
 
 
 def _start(state: StateDir, options: argparse.Namespace) -> int:

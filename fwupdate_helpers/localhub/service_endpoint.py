@@ -19,6 +19,7 @@ from fwupdate_helpers.localhub.authentication import (
     SERVICE_CONNECT,
     Authenticator,
 )
+from fwupdate_helpers.localhub.configuration_route import ConfigurationRoute
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.error_responses import (
     MAX_BODY,
@@ -31,10 +32,10 @@ from fwupdate_helpers.localhub.errors import (
     DEVICE_NOT_FOUND,
     INVALID_PROTOCOL_VERSION,
     NOT_IMPLEMENTED,
-    PRECONDITION_FAILED,
     ROUTE_NOT_FOUND,
     HubError,
 )
+from fwupdate_helpers.localhub.etags import check_etag
 from fwupdate_helpers.localhub.fault_route import FaultRoute
 from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.http_trace import OWN_ROUTES, HttpTrace
@@ -72,8 +73,6 @@ NOT_BUILT: Final = (
     ("*", "/messages/serviceBound/feedback", "message feedback"),
     ("*", "/messages/serviceBound/feedback/{token}", "message feedback"),
     ("*", "/messages/serviceBound/feedback/{token}/abandon", "message feedback"),
-    ("*", "/configurations", "automatic device configurations"),
-    ("*", "/configurations/{id}", "automatic device configurations"),
     ("*", "/jobs", "import and export jobs"),
     ("*", "/jobs/{id}", "import and export jobs"),
     ("*", "/digitaltwins/{id}", "digital twins"),
@@ -103,6 +102,7 @@ class ServiceEndpoint:
         authenticator: Authenticator,
         *,
         jobs: JobRoute,
+        configurations: ConfigurationRoute,
         trace: WireTrace,
         faults: WireFaults,
         about: Callable[[], Json],
@@ -117,6 +117,7 @@ class ServiceEndpoint:
         self._authenticator = authenticator
         self._job_route = jobs
         self._faults = faults
+        self._configuration_route = configurations
         self._registry_route = RegistryRoute(store, devices)
         self._fault_route = FaultRoute(faults, devices, store, images)
         self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
@@ -141,6 +142,7 @@ class ServiceEndpoint:
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
         self._job_route.add_routes(app.router, self._guarded)
+        self._configuration_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
@@ -261,12 +263,7 @@ def _device_id(request: web.Request) -> str:
 
 
 def _check_etag(request: web.Request, etag: str) -> None:
-    # The SDK's managers differ: '"etag"', 'etag', '"*"' and '*' all occur.
-    wanted = request.headers.get("If-Match", "*").strip().strip('"')
-    if wanted not in ("*", etag):
-        raise HubError(
-            PRECONDITION_FAILED, "Precondition failed: the ETag is not that of the current version."
-        )
+    check_etag(request.headers.get("If-Match", "*"), etag)
 
 
 def _json(content: Any) -> web.Response:

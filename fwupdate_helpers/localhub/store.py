@@ -5,7 +5,6 @@ What a method returns has been committed, or is with the transaction around the 
 
 from __future__ import annotations
 
-import base64
 import json
 import secrets
 import sqlite3
@@ -15,6 +14,7 @@ from typing import Any
 
 from fwupdate_helpers.localhub.database import Database
 from fwupdate_helpers.localhub.errors import DEVICE_ALREADY_EXISTS, DEVICE_NOT_FOUND, HubError
+from fwupdate_helpers.localhub.etags import new_etag
 from fwupdate_helpers.localhub.jsontext import NEVER, dumps
 from fwupdate_helpers.localhub.twins import Section, Twin, new_twin
 
@@ -68,7 +68,7 @@ class Store:
 
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call when what is written now is committed; see `Database.after_commit`."""
-        self._database.after_commit(call)
+        self.database.after_commit(call)
 
     # -- identities ---------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class Store:
         values = {
             "device_id": device_id,
             "generation_id": str(secrets.randbelow(9 * 10**17) + 10**17),
-            "etag": _new_etag(),
+            "etag": new_etag(),
             "status": status,
             "status_reason": status_reason,
             "status_updated_time": NEVER,
@@ -156,7 +156,7 @@ class Store:
                     changed,
                     dumps(authentication),
                     dumps(capabilities),
-                    _new_etag(),
+                    new_etag(),
                     device_id,
                 ),
             )
@@ -236,10 +236,6 @@ class Store:
             connection.execute("DELETE FROM sessions WHERE device_id = ?", (device_id,))
 
 
-def _new_etag() -> str:
-    return base64.b64encode(str(secrets.randbelow(9 * 10**8) + 10**8).encode()).decode()
-
-
 def identity_of(row: sqlite3.Row) -> Identity:
     """Return the identity that a row of the table `devices` holds."""
     values = {name: row[name] for name in Identity.__dataclass_fields__}
@@ -255,6 +251,7 @@ def twin_of(row: sqlite3.Row) -> Twin:
         desired=_section(row, "desired"),
         reported=_section(row, "reported"),
         version=row["twin_version"],
+        configurations=json.loads(row["configurations"]),
     )
 
 
@@ -276,4 +273,5 @@ def _twin_columns(twin: Twin) -> dict[str, Any]:
         "reported_metadata": dumps(twin.reported.metadata),
         "reported_version": twin.reported.version,
         "twin_version": twin.version,
+        "configurations": dumps(twin.configurations),
     }

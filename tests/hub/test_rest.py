@@ -45,6 +45,9 @@ OPERATIONS = {
     "write many devices": ("POST", "/devices", b"no json", WRITE),
     "count the devices": ("GET", "/statistics/devices", None, READ),
     "count the connections": ("GET", "/statistics/service", None, SERVICE),
+    "list configurations": ("GET", "/configurations", None, SERVICE),
+    "write a configuration": ("PUT", "/configurations/nobody", b"no json", SERVICE),
+    "delete a configuration": ("DELETE", "/configurations/nobody", None, SERVICE),
     "query": ("POST", "/devices/query", {}, SERVICE),
     "look at the hub": ("GET", "/$localhub/status", None, SERVICE),
 }
@@ -155,6 +158,11 @@ BUILT = {
     ("GET", "/jobs/v2/{id}"),
     ("PUT", "/jobs/v2/{id}"),
     ("POST", "/jobs/v2/{id}/cancel"),
+    ("GET", "/configurations"),
+    ("GET", "/configurations/{id}"),
+    ("PUT", "/configurations/{id}"),
+    ("DELETE", "/configurations/{id}"),
+    ("POST", "/configurations/testQueries"),
 }
 
 
