@@ -50,9 +50,7 @@ class ConfigurationRoute:
         router.add_route("DELETE", one, guarded(self._delete))
 
     async def _list(self, request: web.Request) -> web.Response:
-        top = request.query.get("top", "")
-        limit = int(top) if re.fullmatch(r"[0-9]{1,3}", top) else MAX_CONFIGURATIONS
-        return _json([one.to_json() for one in self._store.all()[: max(limit, 1)]])
+        return _json([one.to_json() for one in self._store.all()[: _top(request)]])
 
     async def _get(self, request: web.Request) -> web.Response:
         return _json(self._store.get(request.match_info["id"]).to_json())
@@ -87,6 +85,13 @@ class ConfigurationRoute:
                 "customMetricQueryErrors": metric_errors(queries, query.parse),
             }
         )
+
+
+def _top(request: web.Request) -> int:
+    top = request.query.get("top", str(MAX_CONFIGURATIONS))
+    if not re.fullmatch(r"[0-9]{1,3}", top) or not 1 <= int(top) <= MAX_CONFIGURATIONS:
+        raise HubError(ARGUMENT_INVALID, f"top must be within [1; {MAX_CONFIGURATIONS}].")
+    return int(top)
 
 
 def _specification(body: Json, before: Specification | None) -> Specification:

@@ -81,7 +81,7 @@ class Evaluation:
         except HubError as error:
             name = configuration.configuration_id
             logger.warning("the target condition of %s stays as it is: %s", name, error.message)
-            return self._store.devices_with(name)
+            return self._store.devices_of(name)
 
     def _bring_in_line(self, plan: _Plan, device_ids: list[str]) -> None:
         with self._database.transaction():

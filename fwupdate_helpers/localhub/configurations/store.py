@@ -111,10 +111,11 @@ class ConfigurationStore:
         )
         return [row[0] for row in rows]
 
-    def devices_with(self, configuration_id: str) -> list[str]:
-        """Return the devices that a configuration has written to."""
+    def devices_of(self, configuration_id: str) -> list[str]:
+        """Return the devices whose twins tell that a configuration targets them."""
         rows = self._connection.execute(
-            "SELECT device_id FROM written_configurations WHERE configuration_id = ?",
+            "SELECT device_id FROM devices, json_each(devices.configurations) AS one "
+            "WHERE one.key = ?",
             (configuration_id,),
         )
         return [row[0] for row in rows]
