@@ -18,11 +18,7 @@ from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
 from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
-    from azure.iot.hub import (
-        IoTHubConfigurationManager,
-        IoTHubJobManager,
-        IoTHubRegistryManager,
-    )
+    from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
     from requests import Response
 
     from fwupdate_helpers.faults import Faults
@@ -32,7 +28,6 @@ CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _TOKEN_SECONDS = 60
 _MANAGERS = ("registry", "jobs", "configurations")
-"""The properties of a `Hub` that hold a client of the SDK."""
 _LOCAL_TIMEOUT = (5.0, 120.0)
 """Seconds to connect, and to wait for an answer: a large image is synced to the disk first."""
 
@@ -143,11 +138,7 @@ class Hub:
 
     @cached_property
     def configurations(self) -> IoTHubConfigurationManager:
-        """The SDK's client for automatic device configurations, set up like `registry`.
-
-        Example:
-            >>> [one.id for one in hub.configurations.get_configurations()]  # doctest: +SKIP
-        """
+        """The SDK's client for automatic device configurations, set up like `registry`."""
         from azure.iot.hub import IoTHubConfigurationManager
 
         string = self._connection_string

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.redaction import mask_text
 from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
@@ -76,10 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--configuration-seconds",
         type=_seconds,
-        default=DEFAULT_SECONDS,
         metavar="SECONDS",
-        help="from one evaluation of the automatic device configurations to the next "
-        "(default: %(default)g; on Azure: 300)",
+        help="from one evaluation of the automatic device configurations to the next (5; Azure's: "
+        "300)",
     )
     run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     for name, function, text in (
@@ -96,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(state: StateDir, options: argparse.Namespace) -> int:
     from fwupdate_helpers.localhub import server
     from fwupdate_helpers.localhub.config import owner_connection_string
+    from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS
 
     os.umask(0o077)
     state.prepare()
@@ -114,7 +113,7 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         trace=options.trace == "on",
         faults=options.faults == "on",
         job_limits=_job_limits(options),
-        configuration_seconds=options.configuration_seconds,
+        configuration_seconds=options.configuration_seconds or DEFAULT_SECONDS,
         on_ready=on_ready,
     )
     return 0

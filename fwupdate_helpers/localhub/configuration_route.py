@@ -82,7 +82,7 @@ class ConfigurationRoute:
         return _json(
             {
                 "targetConditionError": target_error(condition, query.check_condition),
-                "customMetricQueryErrors": metric_errors(queries, query.parse),
+                "customMetricQueryErrors": metric_errors(queries, _check_metric),
             }
         )
 
@@ -96,8 +96,13 @@ def _top(request: web.Request) -> int:
 
 def _specification(body: Json, before: Specification | None) -> Specification:
     return read_specification(
-        body, before, check_condition=query.check_condition, check_query=query.parse
+        body, before, check_condition=query.check_condition, check_query=_check_metric
     )
+
+
+def _check_metric(text: str) -> None:
+    if query.parse(text).collection != "devices":
+        raise HubError(ARGUMENT_INVALID, "A metric counts devices: write SELECT … FROM devices.")
 
 
 def _json(content: Any) -> web.Response:

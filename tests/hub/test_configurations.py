@@ -379,6 +379,8 @@ def test_queries_can_be_tested_before(manager: Any) -> None:
 
     assert test("tags.s = 'A'", m="SELECT deviceId FROM devices") == (None, {})
     assert test(None) == (None, {})
+    jobs = test(None, jobs="SELECT * FROM devices.jobs")[1]["jobs"]
+    assert "counts devices" in jobs
     error, errors = test("tags.s =", good="SELECT deviceId FROM devices", bad="SELECT")
     assert error
     assert list(errors) == ["bad"]

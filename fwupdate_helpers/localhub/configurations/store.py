@@ -93,12 +93,12 @@ class ConfigurationStore:
                 "DELETE FROM configurations WHERE configuration_id = ?", (configuration_id,)
             )
 
-    def save_results(self, configuration_id: str, results: Json) -> None:
-        """Keep the counts of a configuration's metrics."""
+    def save_results(self, results: Mapping[str, Json]) -> None:
+        """Keep the counts of metrics by configuration id; who is gone is passed over."""
         with self.database.transaction() as connection:
-            connection.execute(
+            connection.executemany(
                 "UPDATE configurations SET results = ? WHERE configuration_id = ?",
-                (dumps(results), configuration_id),
+                [(dumps(counts), name) for name, counts in results.items()],
             )
 
     # -- what was written -----------------------------------------------------------------------
