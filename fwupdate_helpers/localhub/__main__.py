@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+MAX_ACTIVE_JOBS = 100
+MIN_JOB_RATE, MAX_JOB_RATE = 0.1, 10_000.0
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
@@ -64,11 +67,11 @@ def _parser() -> argparse.ArgumentParser:
         "--faults", choices=("on", "off"), default="on", help="whether things may be made to fail"
     )
     run.add_argument(
-        "--active-jobs", type=_count, metavar="N", help="how many jobs may be active (10)"
+        "--active-jobs", type=_job_count, metavar="N", help="how many jobs may be active (10)"
     )
     run.add_argument(
         "--job-rate",
-        type=_rate,
+        type=_job_rate,
         metavar="N",
         help="on how many devices jobs begin in a second (100; Azure's S1: 10)",
     )
@@ -126,15 +129,21 @@ def _job_limits(options: argparse.Namespace) -> JobLimits:
     return JobLimits(**{name: value for name, value in given.items() if value is not None})
 
 
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError("less than 1")
+def _job_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= (number := int(text)) <= MAX_ACTIVE_JOBS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_ACTIVE_JOBS}")
     return number
 
 
-def _rate(text: str) -> float:
-    if not 0.1 <= (number := float(text)) <= 10_000:
-        raise ValueError("not within 0.1 and 10000")
+def _job_rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not MIN_JOB_RATE <= number <= MAX_JOB_RATE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number from {MIN_JOB_RATE:g} to {MAX_JOB_RATE:g}"
+        )
     return number
 
 

@@ -35,6 +35,7 @@ from fwupdate_helpers.localhub.jobs.scheduler import JobLimits, JobScheduler
 from fwupdate_helpers.localhub.jobs.store import JobStore
 from fwupdate_helpers.localhub.jobs.work import Tools
 from fwupdate_helpers.localhub.methods import DirectMethods
+from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
 from fwupdate_helpers.localhub.store import Store
@@ -181,12 +182,14 @@ class _LocalHub:
             configurations=ConfigurationRoute(
                 configurations, changed=evaluations.configurations_changed
             ),
+            queries=QueryRoute(database),
             trace=self._trace,
             faults=self._faults,
             about=lambda: self._about(devices, store, database),
             stop=self._stopping.set,
             used=self._note_use,
         )
+        jobs.resume()  # before anybody can add one
         runner = web.AppRunner(
             services.application(),
             access_log=None,
@@ -199,7 +202,6 @@ class _LocalHub:
             devices.new_connection, sock=listeners.device, ssl=context, ssl_handshake_timeout=10
         )
         await web.SockSite(runner, listeners.service, ssl_context=context).start()
-        jobs.resume()
         try:
             with _stop_signals(loop, self._stopping):
                 self._announce(listeners, on_ready)

@@ -50,6 +50,7 @@ from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.job_route import JobRoute
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
+from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.registry_route import RegistryRoute
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.trace_route import TraceRoute
@@ -60,7 +61,6 @@ from fwupdate_helpers.localhub.wiretrace import WireTrace
 Json = dict[str, Any]
 
 NOT_BUILT: Final = (
-    ("POST", "/devices/query", "queries"),
     ("*", "/devices/{id}/modules", "modules"),
     ("*", "/devices/{id}/modules/{mid}", "module identities"),
     ("*", "/twins/{id}/modules/{mid}", "module twins"),
@@ -87,6 +87,8 @@ class ServiceEndpoint:
 
     Args:
         jobs: The routes of scheduled jobs.
+        queries: The route that answers queries.
+        configurations: The routes of automatic device configurations.
         trace: Where requests and answers are noted.
         about: Returns what ``GET /$localhub/status`` answers.
         stop: Called by ``POST /$localhub/stop``.
@@ -103,6 +105,7 @@ class ServiceEndpoint:
         *,
         jobs: JobRoute,
         configurations: ConfigurationRoute,
+        queries: QueryRoute,
         trace: WireTrace,
         faults: WireFaults,
         about: Callable[[], Json],
@@ -116,6 +119,7 @@ class ServiceEndpoint:
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
         self._job_route = jobs
+        self._query_route = queries
         self._faults = faults
         self._configuration_route = configurations
         self._registry_route = RegistryRoute(store, devices)
@@ -143,6 +147,7 @@ class ServiceEndpoint:
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
         self._job_route.add_routes(app.router, self._guarded)
         self._configuration_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
+        self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))

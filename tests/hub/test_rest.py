@@ -48,7 +48,7 @@ OPERATIONS = {
     "list configurations": ("GET", "/configurations", None, SERVICE),
     "write a configuration": ("PUT", "/configurations/nobody", b"no json", SERVICE),
     "delete a configuration": ("DELETE", "/configurations/nobody", None, SERVICE),
-    "query": ("POST", "/devices/query", {}, SERVICE),
+    "query": ("POST", "/devices/query", {"query": "SELECT * FROM devices"}, SERVICE),
     "look at the hub": ("GET", "/$localhub/status", None, SERVICE),
 }
 
@@ -150,6 +150,7 @@ BUILT = {
     ("GET", "/twins/{id}"),
     ("PATCH", "/twins/{id}"),
     ("PUT", "/twins/{id}"),
+    ("POST", "/devices/query"),
     ("POST", "/twins/{deviceId}/methods"),
     ("POST", "/devices"),
     ("GET", "/statistics/devices"),

@@ -55,6 +55,12 @@ class Builder(Transformer[Token, Any]):
         condition: Expression | None,
         groups: tuple[Path, ...] | None,
     ) -> Query:
+        if collection == "devices.jobs" and (columns is not None or groups is not None):
+            raise QuerySyntaxError(
+                "IoT Hub answers SELECT * only FROM devices.jobs: no columns, aggregates or "
+                "GROUP BY.",
+                columns[0].source.place if columns else None,
+            )
         return Query(collection, columns, top, condition, groups or ())
 
     def top(self, _top: Token, number: Token) -> int:

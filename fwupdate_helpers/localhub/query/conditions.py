@@ -37,7 +37,7 @@ from fwupdate_helpers.localhub.query.values import (
     column,
 )
 
-MODULO_FUNCTION: Final = "query_modulo"
+MODULO: Final = "query_modulo"
 _LONGEST_JOIN: Final = 16
 """Terms joined without parentheses: SQLite's trees grow one level with each."""
 _PRIMITIVES: Final = (NUMBER, STRING, BOOLEAN)
@@ -113,18 +113,17 @@ class Translator:
         return column(self._bind(value), STRING if isinstance(value, str) else NUMBER)
 
     def _number(self, node: Expression) -> str:
-        # JSON has one kind of number: 7 / 2 is 3.5.
-        return f"CAST({self.value(node).of_kind(NUMBER)} AS REAL)"
+        sql = self.value(node).of_kind(NUMBER)
+        # JSON has one kind of number: 7 / 2 is 3.5. What has been calculated is REAL already.
+        return f"CAST({sql} AS REAL)" if isinstance(node, Path) else sql
 
     def _chain(self, node: Chain) -> str:
         sql = self._number(node.first)
+        is_call = False
         for operator, operand in node.rest:
-            number = self._number(operand)
-            if operator == "%":
-                sql = f"{MODULO_FUNCTION}({sql}, {number})"
-            else:
-                sql = f"{sql} {operator} {number}"
-        return f"({sql})"
+            number, is_call = self._number(operand), operator == "%"
+            sql = f"{MODULO}({sql}, {number})" if is_call else f"{sql} {operator} {number}"
+        return sql if is_call else f"({sql})"
 
     def _comparison(self, node: Comparison) -> str:
         left, right = self.value(node.left), self.value(node.right)

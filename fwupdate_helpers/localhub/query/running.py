@@ -13,8 +13,9 @@ from typing import Any, Final, Protocol
 from fwupdate_helpers.localhub.errors import ARGUMENT_INVALID, HubError
 from fwupdate_helpers.localhub.jsontext import dumps
 from fwupdate_helpers.localhub.query import continuation as tokens
-from fwupdate_helpers.localhub.query.conditions import MODULO_FUNCTION, Parameters, Translator
+from fwupdate_helpers.localhub.query.conditions import MODULO, Parameters, Translator
 from fwupdate_helpers.localhub.query.continuation import Position
+from fwupdate_helpers.localhub.query.device_jobs import DEVICE_JOBS
 from fwupdate_helpers.localhub.query.devices import DEVICES
 from fwupdate_helpers.localhub.query.errors import QuerySyntaxError
 from fwupdate_helpers.localhub.query.statements import Statement, statement
@@ -33,7 +34,7 @@ MAX_SECONDS: Final = 5.0
 _STEPS: Final = 1000
 """How many of SQLite's steps pass between two looks at the clock."""
 
-_COLLECTIONS: Final = {"devices": DEVICES}
+_COLLECTIONS: Final = {"devices": DEVICES, "devices.jobs": DEVICE_JOBS}
 
 
 class Reads(Protocol):
@@ -159,7 +160,7 @@ def _fetch(
 @contextmanager
 def _bounded(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
     """Stop a query of the block that takes too long, and give it the functions it may call."""
-    connection.create_function(MODULO_FUNCTION, 2, _modulo, deterministic=True)
+    connection.create_function(MODULO, 2, _modulo, deterministic=True)
     connection.create_function(ETAG_FUNCTION, 1, _etag, deterministic=True)
     deadline = time.monotonic() + seconds
     connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
