@@ -16,6 +16,7 @@ from azure.iot.hub.models import (
     ConfigurationMetrics,
     ConfigurationQueriesTestInput,
     ExportImportDevice,
+    QuerySpecification,
     Twin,
     TwinProperties,
 )
@@ -169,6 +170,10 @@ def test_a_configuration_lives_from_its_creation_to_its_deletion(
     assert twin.additional_properties["configurations"] == {"life": {"status": "Applied"}}
     by = twin.properties.desired["$metadata"]["firmware"]["fwVersion"]
     assert (by["$lastUpdatedBy"], len(by["$lastUpdatedByDigest"])) == ("life", 64)
+
+    for text in manager.get_configuration("life").system_metrics.queries.values():
+        found = registry.query_iot_hub(QuerySpecification(query=text)).items
+        assert {item.device_id for item in found} == {device_id, offline}
 
     # what devices report is counted, new devices are found, who leaves loses what it had
     online.client.patch_twin_reported_properties({"v": 2})
