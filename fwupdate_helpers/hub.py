@@ -18,7 +18,7 @@ from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
 from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
-    from azure.iot.hub import IoTHubJobManager, IoTHubRegistryManager
+    from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
     from requests import Response
 
     from fwupdate_helpers.faults import Faults
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _TOKEN_SECONDS = 60
-_MANAGERS = ("registry", "jobs")
+_MANAGERS = ("registry", "jobs", "configurations")
 _LOCAL_TIMEOUT = (5.0, 120.0)
 """Seconds to connect, and to wait for an answer: a large image is synced to the disk first."""
 
@@ -135,6 +135,14 @@ class Hub:
         from azure.iot.hub import IoTHubJobManager
 
         return self._set_up(IoTHubJobManager.from_connection_string(self._connection_string))
+
+    @cached_property
+    def configurations(self) -> IoTHubConfigurationManager:
+        """The SDK's client for automatic device configurations, set up like `registry`."""
+        from azure.iot.hub import IoTHubConfigurationManager
+
+        string = self._connection_string
+        return self._set_up(IoTHubConfigurationManager.from_connection_string(string))
 
     def new_registry(self) -> IoTHubRegistryManager:
         """Return a service client of your own, for a thread that works in the background.

@@ -75,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="on how many devices jobs begin in a second (100; Azure's S1: 10)",
     )
+    run.add_argument(
+        "--configuration-seconds",
+        type=_seconds,
+        metavar="SECONDS",
+        help="from one evaluation of the automatic device configurations to the next (5; Azure's: "
+        "300)",
+    )
     run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     for name, function, text in (
         ("start", _start, "Start the shared background hub, unless it runs already."),
@@ -90,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(state: StateDir, options: argparse.Namespace) -> int:
     from fwupdate_helpers.localhub import server
     from fwupdate_helpers.localhub.config import owner_connection_string
+    from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS
 
     os.umask(0o077)
     state.prepare()
@@ -108,6 +116,7 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         trace=options.trace == "on",
         faults=options.faults == "on",
         job_limits=_job_limits(options),
+        configuration_seconds=options.configuration_seconds or DEFAULT_SECONDS,
         on_ready=on_ready,
     )
     return 0
@@ -136,6 +145,13 @@ def _job_rate(text: str) -> float:
             f"{text!r} is no number from {MIN_JOB_RATE:g} to {MAX_JOB_RATE:g}"
         )
     return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("it must be within [0.1; 3600]")
+    return seconds
 
 
 def _start(state: StateDir, options: argparse.Namespace) -> int:
