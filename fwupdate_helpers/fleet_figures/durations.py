@@ -37,7 +37,7 @@ _LEAST: Final = 0.001
 _WIDE: Final = 40
 """The axis has powers of ten when the longest is so many times the shortest stage's median."""
 _BINS: Final = 36
-_ROW: Final = 0.66
+_ROW: Final = 0.74
 _FAILED: Final[dict[str, Any]] = {
     "marker": "X",
     "markersize": 8,
@@ -157,6 +157,10 @@ class _Durations:
         self.most = max(*every, 2 * _LEAST)
         self.is_log = self.most > _WIDE * max(_LEAST, min(middles, default=self.most))
         self.least = max(_LEAST, min(every)) if self.is_log else 0.0
+        longest = self.most
+        self.unit, self.unit_name = (
+            (1.0, "s") if longest < 600 else (60.0, "min") if longest < 36_000 else (3600.0, "h")
+        )
 
     def draw(self, title: str) -> Figure:
         names, words = [each.name for each in self.measured], [each.words for each in self.measured]
@@ -178,54 +182,61 @@ class _Durations:
             self._draw(y, each)
             style: dict[str, Any] = {"va": "center", "fontsize": 11, "linespacing": 1.1}
             self.ax.text(1.015, y, lines[y], transform=self.ax.get_yaxis_transform(), **style)
-        scale = "; each line is ten times the one before" if self.is_log else ""
-        sheet.dress(xlabel=f"duration by the device's clock{scale}")
+        scale = ", logarithmic axis" if self.is_log else ""
+        sheet.dress(xlabel=f"duration by the device's clock ({self.unit_name}{scale})")
         self.ax.set_yticks(range(len(names)), names, fontsize=12)
         return sheet.figure
 
     def _set_scale(self) -> None:
-        ax = self.ax
+        ax, least, most = self.ax, self.least / self.unit, self.most / self.unit
         if self.is_log:
             ax.set_xscale("log")
-            ax.set_xlim(self.least / 1.3, self.most * 1.3)
-            ax.xaxis.set_major_locator(LogLocator())
+            ax.set_xlim(least / 1.3, most * 1.3)
+            decades = math.log10(most / least)
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
             ax.xaxis.set_minor_locator(NullLocator())
         else:
-            ax.set_xlim(-0.015 * self.most, 1.03 * self.most)
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_seconds(x)))
+            ax.set_xlim(-0.015 * most, 1.03 * most)
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
     def _draw(self, y: int, each: StageDurations) -> None:
-        values = [max(self.least, seconds) for seconds in each.seconds]
+        values = self._places(each.seconds)
         if self.are_dots:
             self._draw_dots(y, each.name, values)
         elif values:
             self._draw_histogram(y, each.name, values)
         if each.failed:
-            xs = [max(self.least, seconds) for seconds in each.failed]
-            self.ax.plot(xs, [y + 0.3] * len(xs), **_FAILED)
+            few = len(each.failed) <= MOST_DOTS
+            size = {"markersize": 8 if few else 6, "markeredgewidth": 1.0 if few else 0.4}
+            xs = self._places(each.failed)
+            self.ax.plot(xs, [y + 0.33] * len(xs), **_FAILED | size)
+
+    def _places(self, seconds: Iterable[float]) -> list[float]:
+        return [max(self.least, each) / self.unit for each in seconds]
 
     def _draw_dots(self, y: int, name: str, values: Sequence[float]) -> None:
         heights = [y + 0.07 * (at % 5 - 2) for at in range(len(values))]
         look: dict[str, Any] = {"markerfacecolor": _colour(name), "markeredgecolor": "black"}
         self.ax.plot(values, heights, "o", markersize=7, zorder=4, **look)
         if len(values) > 2:
-            self.ax.plot([median(values)] * 2, [y - 0.3, y + 0.3], color="black", lw=2, zorder=3)
+            self.ax.plot([median(values)] * 2, [y - 0.25, y + 0.25], color="black", lw=2, zorder=3)
 
     def _draw_histogram(self, y: int, name: str, values: Sequence[float]) -> None:
         edges, counts = self._histogram(values)
-        tops = [y + 0.12 - 0.55 * number / max(counts) for number in counts]
+        ground = y + 0.06
+        tops = [ground - 0.5 * number / max(counts) for number in counts]
         look: dict[str, Any] = {"facecolor": _colour(name), "edgecolor": "black", "linewidth": 0.6}
         look |= {"hatch": stage_hatch(name) if name != WHOLE else None, "zorder": 3}
-        self.ax.fill_between(edges, y + 0.12, [*tops, tops[-1]], step="post", label=name, **look)
+        self.ax.fill_between(edges, ground, [*tops, tops[-1]], step="post", label=name, **look)
         first, half, third = quantiles(values, n=4)
-        box = y + 0.2
+        box = y + 0.14
         self.ax.plot([first, third], [box, box], color="black", lw=5, zorder=4)
         self.ax.plot([half], [box], "o", ms=8, mfc="white", mec="black", mew=2, zorder=4.5)
 
     def _histogram(self, values: Sequence[float]) -> tuple[list[float], list[int]]:
         """Return the edges and the counts of bins that are equally wide on the axis."""
         convert = math.log if self.is_log else float
-        low, high = convert(self.least), convert(self.most)
+        low, high = convert(self.least / self.unit), convert(self.most / self.unit)
         width = (high - low) / _BINS
         counts = [0] * _BINS
         for value in values:

@@ -112,13 +112,17 @@ def _draw(sheet: Sheet, shown: Sequence[Cause], words: Sequence[str]) -> None:
     numbers = [each.number for each in shown]
     look: dict[str, Any] = {"color": VERMILLION, "edgecolor": "black", "linewidth": 1.5}
     ax.barh(places, numbers, height=0.62, **look)
-    told = [f"{text} {each.words}".strip() for text, each in zip(words, shown, strict=True)]
+    told = [
+        f"{text} · {each.words}" if each.words else text
+        for text, each in zip(words, shown, strict=True)
+    ]
     wide = sheet.ax.get_position().width * sheet.figure.get_figwidth()
     room = max(text_width([text]) / (wide - 0.1) for text in told) + 0.02
     # The words of the longest bar need room, too.
     ax.set_xlim(0, max(numbers) / max(0.25, 1 - room))
     for y, number, text in zip(places, numbers, told, strict=True):
         at: dict[str, Any] = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+        at["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         ax.annotate(text, (number, y), fontsize=11, parse_math=False, **at)
     sheet.dress(xlabel="devices")
     ax.set_ylim(len(shown) - 0.5, -0.5)

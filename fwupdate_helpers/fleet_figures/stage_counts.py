@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.colours import VERMILLION
@@ -130,6 +130,7 @@ def plot_stage_counts(
     _draw_areas(ax, found, [scale.place(seconds) for seconds in found.seconds])
     sheet.draw_time_axis(scale)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set_ylabel("devices", fontsize=12)
     return sheet.figure
 
