@@ -84,7 +84,7 @@ def plot_failures(rows: Sequence[FleetRow], *, title: str | None = None) -> Figu
     Example:
         >>> plot_failures(read_fleet(hub, "tags.rollout.id = 'fw-2-0-0'"))  # doctest: +SKIP
     """
-    begun = sum(row.timeline is not None for row in rows)
+    begun = sum(row.timeline is not None or row.has_failed for row in rows)
     causes = count_causes(rows)
     if not causes:
         return empty(_no_failure(len(rows), begun))

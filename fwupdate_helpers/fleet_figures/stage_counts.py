@@ -19,7 +19,9 @@ from fwupdate_helpers.fleet_view import (
     COMPLETED,
     FAILED,
     NOT_BEGUN,
+    NOT_REACHED,
     ROLLED_BACK,
+    UP_TO_DATE,
     FleetRow,
     tell_states,
 )
@@ -32,6 +34,8 @@ _LOOKS: Final = {
     FAILED: (VERMILLION, ""),
     ROLLED_BACK: (VERMILLION, "xxx"),
     COMPLETED: ("#BBBBBB", ""),
+    UP_TO_DATE: ("#BBBBBB", "..."),
+    NOT_REACHED: ("#FFFFFF", "..."),
     NOT_BEGUN: ("#FFFFFF", ""),
 }
 """Colour and pattern. What moves is coloured, what has ended well or not begun is not."""
@@ -64,7 +68,8 @@ def count_stages(rows: Sequence[FleetRow], moments: Moments | None = None) -> St
         moments: Their times, where the caller has them already.
     """
     moments = moments or Moments(rows)
-    changes: dict[float, Counter[str]] = {0.0: Counter({NOT_BEGUN: len(rows)})}
+    at_first = Counter(NOT_BEGUN if row.spans else row.state for row in rows)
+    changes: dict[float, Counter[str]] = {0.0: at_first}
     for seconds, before, after in _steps(rows, moments):
         change = changes.setdefault(seconds, Counter())
         change[before] -= 1
@@ -95,7 +100,8 @@ def _states(changes: Any) -> list[str]:
     """Return the states from bottom to top: failures stand on the ground, where they are seen."""
     found = {state for change in changes for state in change}
     others = sorted(found - set(contract.STAGES) - set(_LOOKS))
-    order = [FAILED, ROLLED_BACK, COMPLETED, *others, *reversed(contract.STAGES), NOT_BEGUN]
+    ended, to_come = [FAILED, ROLLED_BACK, COMPLETED, UP_TO_DATE], [NOT_REACHED, NOT_BEGUN]
+    order = [*ended, *others, *reversed(contract.STAGES), *to_come]
     return [state for state in order if state in found]
 
 
