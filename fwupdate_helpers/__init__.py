@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     )
     from fwupdate_helpers.timeline import UpdateTimeline, plot_timelines
     from fwupdate_helpers.trace_figure import plot_sequence
-    from fwupdate_helpers.widgets import UpdatePanel
+    from fwupdate_helpers.widgets import FleetBoard, UpdatePanel
 
 # Without a handler, Python prints the SDK's warnings to stderr, under whatever cell runs then.
 logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
 
 _HOME = {
     "FirmwareUpdateError": "errors",
+    "FleetBoard": "widgets",
     "FleetRow": "fleet_view",
     "Hub": "hub",
     "RetryLog": "retries",
@@ -60,6 +61,7 @@ _HOME = {
 
 __all__ = [
     "FirmwareUpdateError",
+    "FleetBoard",
     "FleetRow",
     "Hub",
     "RetryLog",
