@@ -21,3 +21,12 @@ STAGE_COLOURS: Final = {
     contract.APPLYING: ORANGE,
     contract.REBOOTING: PURPLE,
 }
+
+STAGE_HATCHES: Final = {
+    contract.WAITING: "",
+    contract.DOWNLOADING: "//",
+    contract.VERIFYING: "..",
+    contract.APPLYING: "\\\\",
+    contract.REBOOTING: "xx",
+}
+"""A second sign beside the colour, for areas that are large enough to show it."""

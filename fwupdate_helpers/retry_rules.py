@@ -38,6 +38,7 @@ class Operation(str, Enum):
 
     IDENTITY = "identity"
     TWIN = "twin read"
+    QUERY = "query"
     METHOD = "direct method"
 
 
@@ -58,7 +59,7 @@ class RetryRule:
         cause: The error that it is about.
         name: What the error is called.
         read: The verdict for a twin read, and for other calls that do no harm when they come
-            twice: the kit's own create and delete of an identity.
+            twice: a query, the kit's own create and delete of an identity.
         method: The verdict for a direct method.
         why: The reason.
     """
