@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fwupdate_helpers.errors import FirmwareUpdateError
     from fwupdate_helpers.hub import Hub, connect_hub
     from fwupdate_helpers.retries import RetryLog, RetryPolicy
+    from fwupdate_helpers.rollout import Rollout
     from fwupdate_helpers.service import (
         cancel_firmware_update,
         invoke_firmware_update,
@@ -33,6 +34,7 @@ _HOME = {
     "Hub": "hub",
     "RetryLog": "retries",
     "RetryPolicy": "retries",
+    "Rollout": "rollout",
     "SimulatedDevice": "device",
     "UpdatePanel": "widgets",
     "UpdateTimeline": "timeline",
@@ -50,6 +52,7 @@ __all__ = [
     "Hub",
     "RetryLog",
     "RetryPolicy",
+    "Rollout",
     "SimulatedDevice",
     "UpdatePanel",
     "UpdateTimeline",
