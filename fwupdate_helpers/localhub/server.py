@@ -25,6 +25,7 @@ from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.methods import DirectMethods
+from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
 from fwupdate_helpers.localhub.store import Store
@@ -151,6 +152,7 @@ class _LocalHub:
             methods,
             images,
             authenticator,
+            queries=QueryRoute(database),
             trace=self._trace,
             faults=self._faults,
             about=lambda: self._about(devices, store, database),

@@ -43,6 +43,7 @@ from fwupdate_helpers.localhub.image_endpoint import ImageEndpoint
 from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
+from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.trace_route import TraceRoute
 from fwupdate_helpers.localhub.twin_changes import TwinChanges
@@ -54,7 +55,6 @@ _DEVICE_ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
 
 NOT_BUILT: Final = (
     ("POST", "/devices", "bulk registry operations"),
-    ("POST", "/devices/query", "queries"),
     ("GET", "/statistics/{kind}", "statistics"),
     ("*", "/devices/{id}/modules", "modules"),
     ("*", "/devices/{id}/modules/{mid}", "module identities"),
@@ -82,6 +82,7 @@ class ServiceEndpoint:
     """The REST API over a store, the published images and the device endpoint.
 
     Args:
+        queries: The route that answers queries.
         trace: Where requests and answers are noted.
         about: Returns what ``GET /$localhub/status`` answers.
         stop: Called by ``POST /$localhub/stop``.
@@ -96,6 +97,7 @@ class ServiceEndpoint:
         images: ImageStore,
         authenticator: Authenticator,
         *,
+        queries: QueryRoute,
         trace: WireTrace,
         faults: WireFaults,
         about: Callable[[], Json],
@@ -108,6 +110,7 @@ class ServiceEndpoint:
         self._twins = TwinChanges(store, devices)
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
+        self._query_route = queries
         self._faults = faults
         self._fault_route = FaultRoute(faults, devices, store, images)
         self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
@@ -130,6 +133,7 @@ class ServiceEndpoint:
         route("POST", "/twins/{id}/methods", self._guarded(SERVICE_CONNECT, self._invoke_method))
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
+        self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))

@@ -68,7 +68,7 @@ class Store:
         row = self._connection.execute(
             "SELECT * FROM devices WHERE device_id = ?", (device_id,)
         ).fetchone()
-        return _identity(row) if row else None
+        return identity_of(row) if row else None
 
     def get(self, device_id: str) -> Identity:
         """Return an identity; raise `HubError` 404001 when there is no such device."""
@@ -82,7 +82,7 @@ class Store:
         rows = self._connection.execute(
             "SELECT * FROM devices ORDER BY device_id LIMIT ?", (limit,)
         )
-        return [_identity(row) for row in rows]
+        return [identity_of(row) for row in rows]
 
     def create(
         self,
@@ -186,12 +186,7 @@ class Store:
         ).fetchone()
         if row is None:
             raise HubError(DEVICE_NOT_FOUND, device_id)
-        return Twin(
-            tags=json.loads(row["tags"]),
-            desired=_section(row, "desired"),
-            reported=_section(row, "reported"),
-            version=row["twin_version"],
-        )
+        return twin_of(row)
 
     def save_twin(self, device_id: str, twin: Twin, *, by_device: bool = False) -> None:
         """Write a twin; the device's own writes count as its activity."""
@@ -231,11 +226,22 @@ def _new_etag() -> str:
     return base64.b64encode(str(secrets.randbelow(9 * 10**8) + 10**8).encode()).decode()
 
 
-def _identity(row: sqlite3.Row) -> Identity:
+def identity_of(row: sqlite3.Row) -> Identity:
+    """Return the identity that a row of the table `devices` holds."""
     values = {name: row[name] for name in Identity.__dataclass_fields__}
     values["authentication"] = json.loads(row["authentication"])
     values["capabilities"] = json.loads(row["capabilities"])
     return Identity(**values)
+
+
+def twin_of(row: sqlite3.Row) -> Twin:
+    """Return the twin that a row of the table `devices` holds."""
+    return Twin(
+        tags=json.loads(row["tags"]),
+        desired=_section(row, "desired"),
+        reported=_section(row, "reported"),
+        version=row["twin_version"],
+    )
 
 
 def _section(row: sqlite3.Row, name: str) -> Section:
