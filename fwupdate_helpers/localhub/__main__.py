@@ -10,11 +10,15 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.redaction import mask_text
 from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
+
+if TYPE_CHECKING:
+    from fwupdate_helpers.localhub.jobs.scheduler import JobLimits
 
 Json = dict[str, Any]
 
@@ -60,6 +64,23 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--faults", choices=("on", "off"), default="on", help="whether things may be made to fail"
     )
+    run.add_argument(
+        "--active-jobs", type=_count, metavar="N", help="how many jobs may be active (10)"
+    )
+    run.add_argument(
+        "--job-rate",
+        type=_rate,
+        metavar="N",
+        help="on how many devices jobs begin in a second (100; Azure's S1: 10)",
+    )
+    run.add_argument(
+        "--configuration-seconds",
+        type=_seconds,
+        default=DEFAULT_SECONDS,
+        metavar="SECONDS",
+        help="from one evaluation of the automatic device configurations to the next "
+        "(default: %(default)g; on Azure: 300)",
+    )
     run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     for name, function, text in (
         ("start", _start, "Start the shared background hub, unless it runs already."),
@@ -92,9 +113,37 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         idle_timeout=options.idle_timeout,
         trace=options.trace == "on",
         faults=options.faults == "on",
+        job_limits=_job_limits(options),
+        configuration_seconds=options.configuration_seconds,
         on_ready=on_ready,
     )
     return 0
+
+
+def _job_limits(options: argparse.Namespace) -> JobLimits:
+    from fwupdate_helpers.localhub.jobs.scheduler import JobLimits
+
+    given = {"active": options.active_jobs, "devices_per_second": options.job_rate}
+    return JobLimits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError("less than 1")
+    return number
+
+
+def _rate(text: str) -> float:
+    if not 0.1 <= (number := float(text)) <= 10_000:
+        raise ValueError("not within 0.1 and 10000")
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("it must be within [0.1; 3600]")
+    return seconds
 
 
 def _start(state: StateDir, options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from fwupdate_helpers.localhub.authentication import (
     SERVICE_CONNECT,
     Authenticator,
 )
+from fwupdate_helpers.localhub.configuration_route import ConfigurationRoute
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.error_responses import (
     MAX_BODY,
@@ -31,19 +32,26 @@ from fwupdate_helpers.localhub.errors import (
     DEVICE_NOT_FOUND,
     INVALID_PROTOCOL_VERSION,
     NOT_IMPLEMENTED,
-    PRECONDITION_FAILED,
     ROUTE_NOT_FOUND,
     HubError,
 )
+from fwupdate_helpers.localhub.etags import check_etag
 from fwupdate_helpers.localhub.fault_route import FaultRoute
 from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.http_trace import OWN_ROUTES, HttpTrace
-from fwupdate_helpers.localhub.identities import identity_fields, identity_json, twin_json
+from fwupdate_helpers.localhub.identities import (
+    check_device_id,
+    identity_fields,
+    identity_json,
+    twin_json,
+)
 from fwupdate_helpers.localhub.image_endpoint import ImageEndpoint
 from fwupdate_helpers.localhub.images import ImageStore
+from fwupdate_helpers.localhub.job_route import JobRoute
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
 from fwupdate_helpers.localhub.query_route import QueryRoute
+from fwupdate_helpers.localhub.registry_route import RegistryRoute
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.trace_route import TraceRoute
 from fwupdate_helpers.localhub.twin_changes import TwinChanges
@@ -51,31 +59,27 @@ from fwupdate_helpers.localhub.twins import Twin
 from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 Json = dict[str, Any]
-_DEVICE_ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
 
 NOT_BUILT: Final = (
-    ("POST", "/devices", "bulk registry operations"),
-    ("GET", "/statistics/{kind}", "statistics"),
     ("*", "/devices/{id}/modules", "modules"),
     ("*", "/devices/{id}/modules/{mid}", "module identities"),
     ("*", "/twins/{id}/modules/{mid}", "module twins"),
     ("POST", "/twins/{id}/modules/{mid}/methods", "module methods"),
     ("POST", "/devices/{id}/applyConfigurationContent", "edge configurations"),
     ("DELETE", "/devices/{id}/commands", "cloud-to-device messages"),
+    ("*", "/devices/{id}/messages/{way:.+}", "messages over HTTPS"),
+    ("*", "/devices/{id}/files", "file uploads"),
+    ("*", "/devices/{id}/files/{step:.+}", "file uploads"),
     ("*", "/messages/serviceBound/feedback", "message feedback"),
     ("*", "/messages/serviceBound/feedback/{token}", "message feedback"),
     ("*", "/messages/serviceBound/feedback/{token}/abandon", "message feedback"),
-    ("*", "/configurations", "automatic device configurations"),
-    ("*", "/configurations/{id}", "automatic device configurations"),
     ("*", "/jobs", "import and export jobs"),
     ("*", "/jobs/{id}", "import and export jobs"),
-    ("*", "/jobs/v2/{id}", "scheduled jobs"),
-    ("POST", "/jobs/v2/{id}/cancel", "scheduled jobs"),
     ("*", "/digitaltwins/{id}", "digital twins"),
     ("POST", "/digitaltwins/{id}/commands/{name}", "digital twin commands"),
     ("POST", "/digitaltwins/{id}/components/{path}/commands/{name}", "digital twin commands"),
 )
-"""Routes that the SDK has and the local hub does not."""
+"""Routes that IoT Hub has and the local hub does not."""
 
 
 class ServiceEndpoint:
@@ -83,6 +87,7 @@ class ServiceEndpoint:
 
     Args:
         queries: The route that answers queries.
+        jobs: The routes of scheduled jobs.
         trace: Where requests and answers are noted.
         about: Returns what ``GET /$localhub/status`` answers.
         stop: Called by ``POST /$localhub/stop``.
@@ -98,6 +103,8 @@ class ServiceEndpoint:
         authenticator: Authenticator,
         *,
         queries: QueryRoute,
+        jobs: JobRoute,
+        configurations: ConfigurationRoute,
         trace: WireTrace,
         faults: WireFaults,
         about: Callable[[], Json],
@@ -111,7 +118,10 @@ class ServiceEndpoint:
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
         self._query_route = queries
+        self._job_route = jobs
         self._faults = faults
+        self._configuration_route = configurations
+        self._registry_route = RegistryRoute(store, devices)
         self._fault_route = FaultRoute(faults, devices, store, images)
         self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
         self._about = about
@@ -127,6 +137,7 @@ class ServiceEndpoint:
         route("GET", "/devices/{id}", self._guarded(REGISTRY_READ, self._get_device))
         route("PUT", "/devices/{id}", self._guarded(REGISTRY_WRITE, self._put_device))
         route("DELETE", "/devices/{id}", self._guarded(REGISTRY_WRITE, self._delete_device))
+        self._registry_route.add_routes(app.router, self._guarded)
         route("GET", "/twins/{id}", self._guarded(SERVICE_CONNECT, self._get_twin))
         route("PATCH", "/twins/{id}", self._guarded(SERVICE_CONNECT, self._patch_twin))
         route("PUT", "/twins/{id}", self._guarded(SERVICE_CONNECT, self._replace_twin))
@@ -134,6 +145,8 @@ class ServiceEndpoint:
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
         self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
+        self._job_route.add_routes(app.router, self._guarded)
+        self._configuration_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
@@ -250,22 +263,11 @@ async def _no_such_route(request: web.Request) -> web.Response:
 
 
 def _device_id(request: web.Request) -> str:
-    device_id = request.match_info["id"]
-    if not _DEVICE_ID.fullmatch(device_id):
-        raise HubError(
-            ARGUMENT_INVALID,
-            "A device id has 1 to 128 ASCII letters, digits and - . % _ * ? ! ( ) , : = @ $ '",
-        )
-    return device_id
+    return check_device_id(request.match_info["id"])
 
 
 def _check_etag(request: web.Request, etag: str) -> None:
-    # The SDK's managers differ: '"etag"', 'etag', '"*"' and '*' all occur.
-    wanted = request.headers.get("If-Match", "*").strip().strip('"')
-    if wanted not in ("*", etag):
-        raise HubError(
-            PRECONDITION_FAILED, "Precondition failed: the ETag is not that of the current version."
-        )
+    check_etag(request.headers.get("If-Match", "*"), etag)
 
 
 def _json(content: Any) -> web.Response:
