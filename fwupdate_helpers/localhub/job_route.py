@@ -6,8 +6,6 @@ permissions are those that "Schedule and broadcast jobs" (schedule-jobs-python.m
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
@@ -19,8 +17,9 @@ from fwupdate_helpers.localhub.errors import ARGUMENT_INVALID, HubError
 from fwupdate_helpers.localhub.jobs.records import JOB_STATUSES, Job
 from fwupdate_helpers.localhub.jobs.scheduler import JobScheduler
 from fwupdate_helpers.localhub.jobs.specification import CONTENT
-from fwupdate_helpers.localhub.jobs.store import Place
-from fwupdate_helpers.localhub.jsontext import dumps, loads, loads_object
+from fwupdate_helpers.localhub.jsontext import dumps, loads_object
+from fwupdate_helpers.localhub.query import continuation
+from fwupdate_helpers.localhub.query.continuation import Position
 
 Json = dict[str, Any]
 
@@ -57,17 +56,19 @@ class JobRoute:
         return self._answer(self._scheduler.cancel(request.match_info["id"]))
 
     async def _query(self, request: web.Request) -> web.Response:
-        jobs, following = self._jobs.page(
-            job_type=_one_of(request, "jobType", CONTENT),
-            status=_one_of(request, "jobStatus", JOB_STATUSES),
-            size=_page_size(request),
-            after=_read_place(request.headers.get(_CONTINUATION)),
+        job_type = _one_of(request, "jobType", CONTENT)
+        status = _one_of(request, "jobStatus", JOB_STATUSES)
+        question = f"jobs {job_type} {status}"
+        before = continuation.read(request.headers.get(_CONTINUATION), question)
+        jobs, last = self._jobs.page(
+            job_type=job_type, status=status, size=_page_size(request), after=before.after
         )
         content: Json = {"type": "jobResponse", "items": [self._json(job) for job in jobs]}
         headers = {"x-ms-item-type": "jobResponse"}
-        if following is not None:
+        if last:
+            token = continuation.write(Position(before.given + len(jobs), last), question)
             # The SDK reads it in the body, the REST API's other clients in the header.
-            content["continuationToken"] = headers[_CONTINUATION] = _write_place(following)
+            content["continuationToken"] = headers[_CONTINUATION] = token
         return web.Response(text=dumps(content), content_type="application/json", headers=headers)
 
     def _answer(self, job: Job) -> web.Response:
@@ -89,21 +90,3 @@ def _page_size(request: web.Request) -> int:
     if not given.isascii() or not given.isdigit() or not int(given[:9]) >= 1:
         raise HubError(ARGUMENT_INVALID, "x-ms-max-item-count must be a whole number from 1.")
     return min(int(given[:9]), MAX_PAGE)
-
-
-def _write_place(place: Place) -> str:
-    return base64.urlsafe_b64encode(dumps(place).encode()).decode()
-
-
-def _read_place(token: str | None) -> Place | None:
-    if not token:
-        return None
-    try:
-        created, job_id = loads(base64.urlsafe_b64decode(token.encode("ascii")))
-        if not isinstance(created, str) or not isinstance(job_id, str):
-            raise ValueError("not a place")
-    except (ValueError, TypeError, binascii.Error, HubError) as error:
-        raise HubError(
-            ARGUMENT_INVALID, "x-ms-continuation is none that this hub gave out."
-        ) from error
-    return Place(created, job_id)

@@ -13,6 +13,7 @@ import pytest
 
 from fwupdate_helpers.localhub.authentication import Authenticator
 from fwupdate_helpers.localhub.database import Database
+from fwupdate_helpers.localhub.device_connection import DeviceConnection
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.errors import HubError
 from fwupdate_helpers.localhub.fault_wire import WireFaults
@@ -24,8 +25,10 @@ from fwupdate_helpers.localhub.jobs.store import JobStore
 from fwupdate_helpers.localhub.jobs.work import Tools
 from fwupdate_helpers.localhub.jsontext import read_timestamp
 from fwupdate_helpers.localhub.methods import DirectMethods
+from fwupdate_helpers.localhub.sas import make_token, new_key
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.wiretrace import WireTrace
+from tests.raw_mqtt import DISCONNECT, METHODS, connect, publish, subscribe
 from tests.virtual_time import START, VirtualLoop, run
 
 Json = dict[str, Any]
@@ -165,8 +168,43 @@ def test_statistics_count_a_canceled_device_among_all_only() -> None:
 # -- a hub without a wire -----------------------------------------------------------------------
 
 
+HOST = "127.0.0.1"
+KEY = new_key()
+
+
+class Wire(asyncio.Transport):
+    """A device's connection without a socket.
+
+    Attributes:
+        sent: What the hub sent, write by write.
+    """
+
+    def __init__(self, connection: DeviceConnection) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+        self._connection = connection
+        connection.connection_made(self)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Take all that comes."""
+
+    def write(self, data: Any) -> None:
+        self.sent.append(bytes(data))
+
+    def close(self) -> None:
+        asyncio.get_running_loop().call_soon(self._connection.connection_lost, None)
+
+    def send(self, *packets: bytes) -> None:
+        self._connection.data_received(b"".join(packets))
+
+    def answer(self, status: int = 200) -> None:
+        """Answer the last method."""
+        rid = self.sent[-1].partition(b"$rid=")[2][:16].decode()
+        self.send(publish(f"$iothub/methods/res/{status}/?$rid={rid}", b'"done"'))
+
+
 class Bench:
-    """All parts of a hub that jobs need, on a virtual clock; no device is ever online."""
+    """All parts of a hub that jobs need, on a virtual clock, and devices without sockets."""
 
     def __init__(self, file: Path) -> None:
         self.loop = VirtualLoop()
@@ -179,7 +217,7 @@ class Bench:
         methods, clock, store = DirectMethods(), self.loop.clock, self.store
         self.devices = DeviceEndpoint(
             store,
-            Authenticator({}, host_names=frozenset(), store=store, clock=clock),
+            Authenticator({}, host_names=frozenset({HOST}), store=store, clock=clock),
             methods,
             clock,
             WireTrace(clock, defer=lambda call: None, on=False),
@@ -199,14 +237,26 @@ class Bench:
         return self.jobs
 
     def add_devices(self, *device_ids: str) -> None:
+        keys = {"primaryKey": KEY, "secondaryKey": KEY}
         for device_id in device_ids:
             self.store.create(
                 device_id,
                 status="enabled",
                 status_reason=None,
-                authentication={"type": "none"},
+                authentication={"type": "sas", "symmetricKey": keys},
                 capabilities={},
             )
+
+    def switch_on(self, device_id: str) -> Wire:
+        """Connect a device that takes methods."""
+        wire = Wire(self.devices.new_connection())
+        expiry = int(self.loop.clock().timestamp()) + 86400
+        password = make_token(f"{HOST}/devices/{device_id}", KEY, expiry)
+        user = f"{HOST}/{device_id}/?api-version=2019-10-01"
+        wire.send(connect(device_id, user, password, keep_alive=0), subscribe(1, (METHODS, 0)))
+        assert len(wire.sent) == 2, "CONNACK and SUBACK"
+        wire.sent.clear()
+        return wire
 
     def status(self, job_id: str) -> str:
         return self.jobs.jobs.get(job_id).status
@@ -292,6 +342,76 @@ def test_devices_that_stay_offline_fail_at_the_end_of_the_window(bench: Bench) -
         assert bench.error("job", "d1")["code"] == "JobRunPreconditionFailed"
         assert "did not start within specified period" in bench.error("job", "d1")["description"]
         assert bench.rows("job")["d1"]["start_time"] is None
+
+    bench.run(story)
+
+
+def test_a_device_that_had_begun_may_finish_after_the_window(bench: Bench) -> None:
+    async def story() -> None:
+        jobs = bench.scheduler()
+        method = {"methodName": "m", "responseTimeoutInSeconds": 300}
+        jobs.create(
+            "job", {**METHOD, "cloudToDeviceMethod": method, "maxExecutionTimeInSeconds": 60}
+        )
+        answers, silent = bench.switch_on("d1"), bench.switch_on("d2")
+        await asyncio.sleep(120)
+        assert bench.counts("job") == {"running": 2, "failed": 1}
+        answers.answer(status=500)  # it answered: that is all that counts
+        await asyncio.sleep(1)
+        assert (bench.status("job"), bench.counts("job")) == (
+            "running",
+            {"completed": 1, "running": 1, "failed": 1},
+        )
+        await asyncio.sleep(200)
+        assert (bench.status("job"), bench.counts("job")) == (
+            "completed",
+            {"completed": 1, "failed": 2},
+        )
+        assert len(silent.sent) == 1
+        assert bench.error("job", "d2")["code"] == "GatewayTimeout"
+        assert json.loads(bench.rows("job")["d1"]["outcome"]) == {
+            "deviceMethodResponse": {"status": 500, "payload": "done"}
+        }
+
+    bench.run(story)
+
+
+def test_a_device_that_leaves_before_its_turn_is_waited_for_again(bench: Bench) -> None:
+    async def story() -> None:
+        jobs = bench.scheduler(devices_per_second=0.1)
+        first, second = bench.switch_on("d1"), bench.switch_on("d2")
+        jobs.create("job", METHOD)
+        await asyncio.sleep(1)  # the turn of d1; that of d2 comes in nine seconds
+        first.answer()
+        second.send(DISCONNECT)
+        await asyncio.sleep(60)
+        assert (bench.counts("job"), second.sent) == ({"completed": 1, "pending": 2}, [])
+        back = bench.switch_on("d2")
+        await asyncio.sleep(30)
+        back.answer()
+        await asyncio.sleep(1)
+        assert bench.counts("job") == {"completed": 2, "pending": 1}
+
+    bench.run(story)
+
+
+def test_a_method_under_way_at_the_end_of_the_hub_is_failed_and_not_sent_again(
+    bench: Bench,
+) -> None:
+    async def story() -> None:
+        jobs = bench.scheduler()
+        jobs.create("job", {**METHOD, "queryCondition": "deviceId = 'd1'"})
+        before = bench.switch_on("d1")
+        await asyncio.sleep(1)
+        assert len(before.sent) == 1
+        await jobs.close()
+        assert bench.counts("job") == {"running": 1}
+        bench.scheduler()
+        after = bench.switch_on("d1")
+        await asyncio.sleep(60)
+        assert (bench.status("job"), bench.counts("job")) == ("completed", {"failed": 1})
+        assert after.sent == []
+        assert "may have run it" in bench.error("job", "d1")["description"]
 
     bench.run(story)
 
@@ -524,7 +644,7 @@ def test_a_job_is_kept_for_thirty_days_after_its_end(bench: Bench) -> None:
     bench.run(story)
 
 
-EVERYTHING: Json = {"job_type": None, "status": None, "size": 100, "after": None}
+EVERYTHING: Json = {"job_type": None, "status": None, "size": 100}
 
 
 def test_pages_hold_each_job_once_though_new_ones_come(bench: Bench) -> None:
@@ -534,12 +654,12 @@ def test_pages_hold_each_job_once_though_new_ones_come(bench: Bench) -> None:
             jobs.create(f"t{number}", TWIN)  # all at one moment
         jobs.create("m", METHOD)
         await asyncio.sleep(1)
-        seen, after = [], None
+        seen, after = list[str](), tuple[str, ...]()
         while True:
             page, after = jobs.jobs.page(job_type=None, status=None, size=2, after=after)
             seen += [job.job_id for job in page]
             jobs.create(f"new{len(seen)}", TWIN)
-            if after is None:
+            if not after:
                 break
         assert seen == ["t4", "t3", "t2", "t1", "t0", "m"]
 

@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from fwupdate_helpers.localhub.database import Database
 from fwupdate_helpers.localhub.errors import (
@@ -39,13 +39,6 @@ _INTERRUPTED = failed(
         "The hub ended while the method was under way; the device may have run it.",
     )
 )
-
-
-class Place(NamedTuple):
-    """Where a page of jobs ended: the last one's creation and id."""
-
-    created: str
-    job_id: str
 
 
 class JobStore:
@@ -103,9 +96,18 @@ class JobStore:
         return [_job(row) for row in rows]
 
     def page(
-        self, *, job_type: str | None, status: str | None, size: int, after: Place | None
-    ) -> tuple[list[Job], Place | None]:
-        """Return jobs, the newest first, and the place where the next page begins, if any."""
+        self, *, job_type: str | None, status: str | None, size: int, after: tuple[str, ...] = ()
+    ) -> tuple[list[Job], tuple[str, ...]]:
+        """Return a page of jobs, the newest first.
+
+        Args:
+            size: Jobs on the page.
+            after: The key of the last job of the page before.
+
+        Returns:
+            The jobs, and the key of the last one; an empty key when no more follow.
+        """
+        created, job_id = after or (None, None)
         rows = self._connection.execute(
             "SELECT * FROM jobs WHERE (:type IS NULL OR job_type = :type) "
             "AND (:status IS NULL OR status = :status) "
@@ -114,14 +116,14 @@ class JobStore:
             {
                 "type": job_type,
                 "status": status,
-                "created": after.created if after else None,
-                "job_id": after.job_id if after else None,
+                "created": created,
+                "job_id": job_id,
                 "limit": size + 1,
             },
         ).fetchall()
         shown = rows[:size]
-        place = Place(shown[-1]["created_time"], shown[-1]["job_id"]) if rows[size:] else None
-        return [_job(row) for row in shown], place
+        last = (shown[-1]["created_time"], shown[-1]["job_id"]) if rows[size:] else ()
+        return [_job(row) for row in shown], last
 
     def counts(self, job_id: str) -> Mapping[str, int]:
         """Return how many of a job's devices there are by status."""
