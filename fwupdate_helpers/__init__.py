@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.errors import FirmwareUpdateError
+    from fwupdate_helpers.fleet_figures import (
+        plot_durations,
+        plot_failures,
+        plot_fleet,
+        plot_stage_counts,
+    )
+    from fwupdate_helpers.fleet_view import FleetRow, read_fleet
     from fwupdate_helpers.hub import Hub, connect_hub
     from fwupdate_helpers.retries import RetryLog, RetryPolicy
     from fwupdate_helpers.rollout import Rollout
@@ -24,13 +31,15 @@ if TYPE_CHECKING:
     )
     from fwupdate_helpers.timeline import UpdateTimeline, plot_timelines
     from fwupdate_helpers.trace_figure import plot_sequence
-    from fwupdate_helpers.widgets import UpdatePanel
+    from fwupdate_helpers.widgets import FleetBoard, UpdatePanel
 
 # Without a handler, Python prints the SDK's warnings to stderr, under whatever cell runs then.
 logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
 
 _HOME = {
     "FirmwareUpdateError": "errors",
+    "FleetBoard": "widgets",
+    "FleetRow": "fleet_view",
     "Hub": "hub",
     "RetryLog": "retries",
     "RetryPolicy": "retries",
@@ -41,14 +50,21 @@ _HOME = {
     "cancel_firmware_update": "service",
     "connect_hub": "hub",
     "invoke_firmware_update": "service",
+    "plot_durations": "fleet_figures",
+    "plot_failures": "fleet_figures",
+    "plot_fleet": "fleet_figures",
     "plot_sequence": "trace_figure",
+    "plot_stage_counts": "fleet_figures",
     "plot_timelines": "timeline",
+    "read_fleet": "fleet_view",
     "wait_for_update": "service",
     "watch_update": "service",
 }
 
 __all__ = [
     "FirmwareUpdateError",
+    "FleetBoard",
+    "FleetRow",
     "Hub",
     "RetryLog",
     "RetryPolicy",
@@ -59,8 +75,13 @@ __all__ = [
     "cancel_firmware_update",
     "connect_hub",
     "invoke_firmware_update",
+    "plot_durations",
+    "plot_failures",
+    "plot_fleet",
     "plot_sequence",
+    "plot_stage_counts",
     "plot_timelines",
+    "read_fleet",
     "wait_for_update",
     "watch_update",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -28,13 +28,27 @@ NOT_BEGUN: Final = "not begun"
 COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 ROLLED_BACK: Final = "rolled back"
-ENDS: Final = {
+UP_TO_DATE: Final = "up to date"
+"""The rollout found that the device runs the version already, and started nothing."""
+NOT_REACHED: Final = "not reached"
+"""The rollout could not give the device its order in time."""
+_ENDS: Final = {
     contract.COMPLETED: COMPLETED,
     contract.ERROR: FAILED,
     contract.ROLLED_BACK: ROLLED_BACK,
 }
 """For each reported outcome the word that people read."""
-STATES: Final = (NOT_BEGUN, *contract.STAGES, COMPLETED, FAILED, ROLLED_BACK)
+_TAGGED: Final = {"upToDate": UP_TO_DATE, "notReached": NOT_REACHED, "failed": FAILED}
+"""For each outcome in the tag of a rollout that no update on the device tells of."""
+STATES: Final = (
+    NOT_BEGUN,
+    NOT_REACHED,
+    *contract.STAGES,
+    UP_TO_DATE,
+    COMPLETED,
+    FAILED,
+    ROLLED_BACK,
+)
 """What a device can be in, in the order of an update."""
 
 
@@ -59,6 +73,7 @@ class FleetRow:
         error_code: The code of the reported error, or None.
         version: The firmware version that runs, as reported; None when the device has no firmware.
         connected: Whether the device is connected to the hub.
+        tagged: How it ended, from the tag ``rollout.outcome``; None without one.
 
     Example:
         >>> row = FleetRow("fleet-0001", wave=1)
@@ -73,23 +88,36 @@ class FleetRow:
     error_code: str | None = None
     version: str | None = None
     connected: bool = False
+    tagged: str | None = None
 
     @classmethod
-    def from_twin(cls, twin: object) -> FleetRow:
-        """Read a row from a Twin of the service SDK, or from its JSON."""
+    def from_twin(
+        cls, twin: object, *, update_id: str | None = None, since: datetime | None = None
+    ) -> FleetRow:
+        """Read a row from a Twin of the service SDK, or from its JSON.
+
+        Args:
+            twin: The twin.
+            update_id: Only this update counts; what the device did last month tells nothing of it.
+            since: Only an update that began later than this (hub clock) counts.
+        """
         root = twin if isinstance(twin, Mapping) else _roots(twin)
-        timeline = _timeline(twin)
-        wave = section(root.get("tags"), "rollout").get("wave")
+        timeline = _timeline(twin, update_id, since)
+        tag = section(root.get("tags"), "rollout")
+        wave, tagged = tag.get("wave"), tag.get("outcome")
+        refused = timeline is None and _TAGGED.get(str(tagged)) == FAILED
+        error = (timeline.error.code if timeline.error else None) if timeline else None
         firmware = section(root.get("properties"), "reported", contract.FIRMWARE)
         version = firmware.get(contract.CURRENT_VERSION)
         return cls(
             device_id=str(root.get("deviceId")),
             wave=wave if isinstance(wave, int) and not isinstance(wave, bool) else None,
             timeline=timeline,
-            outcome=timeline.outcome if timeline else None,
-            error_code=timeline.error.code if timeline and timeline.error else None,
-            version=None if version is None else str(version),
+            outcome=contract.ERROR if refused else timeline.outcome if timeline else None,
+            error_code=_text(tag.get("code")) if refused else error,
+            version=_text(version),
             connected=root.get("connectionState") == "Connected",
+            tagged=_text(tagged),
         )
 
     @property
@@ -101,21 +129,19 @@ class FleetRow:
         """Tell whether the device's last update is the one with this id."""
         return self.update_id == update_id
 
-    def of_update(self, update_id: str) -> FleetRow:
-        """Return this row; without its timeline when that is of another update.
-
-        What a device did last month says nothing about the update of today.
-        """
-        if self.belongs_to(update_id):
-            return self
-        return replace(self, timeline=None, outcome=None, error_code=None)
-
     @property
     def state(self) -> str:
         """One of `STATES`, or another stage that the device reported."""
         if self.outcome is not None:
-            return ENDS[self.outcome]
-        return self.timeline.stages[-1].name if self.timeline else NOT_BEGUN
+            return _ENDS[self.outcome]
+        if self.timeline is not None:
+            return self.timeline.stages[-1].name
+        return _TAGGED.get(self.tagged or "", NOT_BEGUN)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is to come: it ended, well or not, or needed no update."""
+        return self.outcome is not None or self.state == UP_TO_DATE
 
     @property
     def has_failed(self) -> bool:
@@ -172,11 +198,19 @@ def _roots(twin: Any) -> dict[str, Any]:
     }
 
 
-def _timeline(twin: object) -> UpdateTimeline | None:
+def _timeline(twin: object, update_id: str | None, since: datetime | None) -> UpdateTimeline | None:
     try:
-        return UpdateTimeline.from_twin(twin)
+        timeline = UpdateTimeline.from_twin(twin)
     except FirmwareUpdateError:  # it tells of no update
         return None
+    if update_id is not None and timeline.update_id != update_id:
+        return None
+    begun = timeline.stages[0].started_at + _clock_offset(timeline)
+    return None if since is not None and begun < since else timeline
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def read_fleet(
@@ -184,6 +218,7 @@ def read_fleet(
     condition: str = "*",
     *,
     update_id: str | None = None,
+    since: datetime | None = None,
     registry: IoTHubRegistryManager | None = None,
     policy: RetryPolicy | None = None,
     on_retry: OnRetry | None = None,
@@ -196,6 +231,7 @@ def read_fleet(
         hub: The hub.
         condition: What stands after WHERE in a query; ``*`` means all devices.
         update_id: Leave out what the devices tell of other updates than this one; their rows stay.
+        since: Leave out updates that began earlier (hub clock); their rows stay.
         registry: The service client to use; for a thread of its own, see `Hub.new_registry`.
         policy: How often and how long to try for each page; None is the default policy.
         on_retry: Called with a `Retry` before each further try.
@@ -215,19 +251,20 @@ def read_fleet(
 
     client = hub.registry if registry is None else registry
     twins = query_twins(client, twins_query(condition), policy=policy, on_retry=on_retry)
-    return fleet_rows(twins, update_id=update_id)
+    return fleet_rows(twins, update_id=update_id, since=since)
 
 
-def fleet_rows(twins: Iterable[object], *, update_id: str | None = None) -> list[FleetRow]:
+def fleet_rows(
+    twins: Iterable[object], *, update_id: str | None = None, since: datetime | None = None
+) -> list[FleetRow]:
     """Make rows of device twins, in the order of wave and device id.
 
     Args:
         twins: Twins of the service SDK, or their JSON.
         update_id: Leave out what the devices tell of other updates than this one.
+        since: Leave out updates that began earlier (hub clock).
     """
-    rows = [FleetRow.from_twin(twin) for twin in twins]
-    if update_id is not None:
-        rows = [row.of_update(update_id) for row in rows]
+    rows = [FleetRow.from_twin(twin, update_id=update_id, since=since) for twin in twins]
     return sorted(rows, key=lambda row: (*wave_key(row.wave), row.device_id))
 
 
@@ -258,18 +295,19 @@ def tell_states(rows: Sequence[FleetRow]) -> str:
     """
     counts = count_states(rows)
     running = sum(row.is_running for row in rows)
-    parts = [(counts[end], end) for end in (COMPLETED, FAILED, ROLLED_BACK)]
-    parts += [(running, "running"), (counts[NOT_BEGUN], NOT_BEGUN)]
+    parts = [(counts[end], end) for end in (COMPLETED, UP_TO_DATE, FAILED, ROLLED_BACK)]
+    parts += [(running, "running"), *((counts[word], word) for word in (NOT_REACHED, NOT_BEGUN))]
     return ", ".join(f"{number:,} {word}" for number, word in parts if number)
 
 
 __all__ = [
     "COMPLETED",
-    "ENDS",
     "FAILED",
     "NOT_BEGUN",
+    "NOT_REACHED",
     "ROLLED_BACK",
     "STATES",
+    "UP_TO_DATE",
     "FleetRow",
     "StageSpan",
     "by_wave",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 
 from fwupdate_helpers.alt_text_figure import AltTextFigure
 from fwupdate_helpers.colours import STAGE_COLOURS, STAGE_HATCHES, YELLOW
@@ -159,9 +159,7 @@ def legend_rows(labels: Sequence[str], width: float) -> list[list[int]]:
 
 def inches(text: str, font: FontProperties = _PLAIN) -> float:
     """Return how wide a line of text is drawn; by default in 11 pt."""
-    if not text.strip():
-        return 0.0
-    return float(TextPath((0, 0), text, prop=font).get_extents().x1) / 72
+    return float(text_to_path.get_text_width_height_descent(text, font, False)[0]) / 72
 
 
 def text_width(texts: Iterable[str]) -> float:

@@ -27,9 +27,7 @@ from fwupdate_helpers.fleet_figures.sheet import (
     text_width,
 )
 from fwupdate_helpers.fleet_view import (
-    COMPLETED,
     FAILED,
-    NOT_BEGUN,
     ROLLED_BACK,
     FleetRow,
     by_wave,
@@ -92,9 +90,9 @@ def plot_fleet(
 
 def fleet_title(rows: Sequence[FleetRow], moments: Moments) -> str:
     """Return the message of a fleet: how many devices, how they ended, and in which time."""
-    when = "so far" if any(row.is_running or not row.timeline for row in rows) else ""
+    when = "" if all(row.has_ended for row in rows) else " so far"
     took = format_seconds(moments.now)
-    return f"{devices(len(rows))} in {took}{' ' + when if when else ''}: {tell_states(rows)}"
+    return f"{devices(len(rows))} in {took}{when}: {tell_states(rows)}"
 
 
 def _told(rows: Sequence[FleetRow]) -> str:
@@ -252,10 +250,10 @@ def _end_words(row: FleetRow) -> str:
     if row.has_failed:
         sign = "◀" if row.state == ROLLED_BACK else "✖"
         return f"{sign} {row.error_code or row.state}"
-    if row.state != COMPLETED or row.timeline is None:
-        return row.state if row.state == NOT_BEGUN else f"▶ {row.state}"
+    if row.timeline is None or row.is_running:
+        return f"▶ {row.state}" if row.is_running else row.state
     seconds = row.timeline.seconds
-    return "completed" if seconds is None else f"✔ {format_seconds(seconds)}"
+    return "✔ completed" if seconds is None else f"✔ {format_seconds(seconds)}"
 
 
 def short_names(names: Sequence[str], longest: int = 24) -> list[str]:
