@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from msrest.exceptions import HttpOperationError
+from typing import TYPE_CHECKING
 
 from fwupdate_helpers.errors import DeviceNotFound, FirmwareUpdateError
+from fwupdate_helpers.queries import query_twins, twins_query
 from fwupdate_helpers.retries import OnRetry, RetryPolicy
 from fwupdate_helpers.rollout.calls import CallPool
 from fwupdate_helpers.rollout.terms import TAG, Tag, Terms, read_tag
@@ -17,28 +16,6 @@ from fwupdate_helpers.watching import read_twin
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
     from azure.iot.hub.models import Twin
-
-
-def _seam(registry: Any, condition: str) -> Iterator[Any]:
-    """Until the hub answers queries: one twin after the other."""
-    for device in registry.get_devices(1000):
-        try:
-            twin = registry.get_twin(device.device_id)
-        except HttpOperationError:
-            continue
-        if condition == "*" or all(_holds(twin, part) for part in condition.split(" AND ")):
-            yield twin
-
-
-def _holds(twin: Any, part: str) -> bool:
-    words = part.replace("(", " = ").replace(")", "").split()
-    function, path, value = (words[0], words[2], "") if "(" in part else ("", words[0], words[2])
-    here: Any = {"tags": twin.tags or {}}
-    for key in path.split("."):
-        here = here.get(key) if isinstance(here, dict) else None
-    if function:
-        return here is not None
-    return bool(here == value.strip("'") if "'" in value else str(here) == value)
 
 
 class Members:
@@ -69,7 +46,8 @@ class Members:
             QueryRefused: The hub does not understand the condition.
             FirmwareUpdateError: The hub was not reached or refused the request.
         """
-        return _seam(self._registry, condition)
+        query = twins_query(condition)
+        return query_twins(self._registry, query, policy=self._policy, on_retry=self._on_retry)
 
     def read(self, device_ids: Iterable[str]) -> dict[str, Twin | None]:
         """Read single twins, which are never out of date; None for devices that are gone."""
