@@ -5,32 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from fwupdate_helpers.fleet_view import FleetRow
 from fwupdate_helpers.rollout.judging import Answer, Followed, Reply
 from fwupdate_helpers.rollout.members import Members
+from fwupdate_helpers.rollout.orders import Orders
 from fwupdate_helpers.rollout.outcomes import Result, Threshold
 from fwupdate_helpers.rollout.terms import Terms, read_tag
+from fwupdate_helpers.watching import reported_of
 
 _MOST_SINGLE_READS: Final = 20
 """How many devices that a query does not show are read one by one at each look."""
-
-
-class Orders(Protocol):
-    """A way to give the orders of a wave."""
-
-    def begin(self, wave: int, device_ids: Iterable[str]) -> None:
-        """Give the orders to these devices of a wave, or go on with those that were given."""
-
-    def answers(self) -> dict[str, Answer]:
-        """Return what has become of orders since the last look."""
-
-    def withdraw(self) -> None:
-        """Give no further orders."""
-
-    def end(self) -> None:
-        """End the orders of the wave."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +87,8 @@ class WaveRun:
         reach_is_over = elapsed >= limits.reach_seconds
         if reach_is_over:
             self._withdraw()
-        self._take(self._orders.answers())
         rows = self._rows()
+        self._take(self._orders.answers())
         for device_id, followed in list(self._open.items()):
             result = followed.judge(
                 rows.get(device_id),
@@ -127,8 +113,10 @@ class WaveRun:
                 self._open[device_id].answer = answer
 
     def _rows(self) -> dict[str, FleetRow]:
-        twins = self._members.query(self._terms.condition(self._wave))
-        rows = {row.device_id: row for row in map(FleetRow.from_twin, twins)}
+        rows: dict[str, FleetRow] = {}
+        for twin in self._members.query(self._terms.condition(self._wave)):
+            rows[twin.device_id] = FleetRow.from_twin(twin)
+            self._orders.seen(twin.device_id, reported_of(twin))
         missing = [device_id for device_id in self._open if device_id not in rows]
         for device_id, twin in self._members.read(missing[:_MOST_SINGLE_READS]).items():
             tag = None if twin is None else read_tag(twin.tags)

@@ -7,22 +7,14 @@ from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Final
 
-from fwupdate_helpers import contract
-from fwupdate_helpers.errors import (
-    DeviceNotFound,
-    DeviceOffline,
-    FirmwareUpdateError,
-    HubUnauthorized,
-    UpdateRejected,
-    UpdateTimeout,
-)
-from fwupdate_helpers.reported import section
+from fwupdate_helpers.contract import Json
+from fwupdate_helpers.errors import FirmwareUpdateError, HubUnauthorized
 from fwupdate_helpers.retries import OnRetry, RetryPolicy
-from fwupdate_helpers.retry_rules import cause_of
 from fwupdate_helpers.rollout.calls import CallPool
 from fwupdate_helpers.rollout.judging import Answer, Reply
+from fwupdate_helpers.rollout.orders import answer_of_error, answer_of_payload
 from fwupdate_helpers.rollout.terms import Terms
-from fwupdate_helpers.service import InvokedUpdate, invoke_firmware_update
+from fwupdate_helpers.service import invoke_firmware_update
 
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
@@ -30,14 +22,10 @@ if TYPE_CHECKING:
 _ANSWER_SECONDS: Final = 30
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 15.0
-BUSY: Final = "busy"
 
 
 class MethodOrders:
     """Orders of one wave by direct method.
-
-    An order may come twice, also from two kernels: it carries the rollout's own update id, and a
-    device takes an id that it knows for the same update.
 
     Args:
         pool: Makes the calls.
@@ -62,6 +50,9 @@ class MethodOrders:
         for device_id in device_ids:
             self._call(device_id)
 
+    def seen(self, device_id: str, reported: Json) -> None:
+        """Nothing to do: the answers tell all."""
+
     def answers(self) -> dict[str, Answer]:
         """Return what has become of orders since the last look; call devices again when due."""
         done = [device_id for device_id, call in self._calls.items() if call.done()]
@@ -84,6 +75,10 @@ class MethodOrders:
         self.withdraw()
         self._calls.clear()
         self._is_open = True
+
+    def give_up(self, wave: int) -> None:
+        """Give no further orders at all."""
+        self.withdraw()
 
     def _call(self, device_id: str) -> None:
         self._calls[device_id] = self._pool.submit(lambda registry: self._give(registry, device_id))
@@ -126,29 +121,4 @@ class MethodOrders:
             raise  # no device will be reached with these credentials
         except FirmwareUpdateError as error:
             return answer_of_error(error)
-        return answer_of_update(update)
-
-
-def answer_of_update(update: InvokedUpdate) -> Answer:
-    """Return what an accepted order means."""
-    return Answer(Reply.UP_TO_DATE if update.is_up_to_date else Reply.STARTED)
-
-
-def answer_of_error(error: FirmwareUpdateError) -> Answer:
-    """Return what a refused or lost order means."""
-    if isinstance(error, DeviceNotFound):
-        return Answer(Reply.GONE)
-    if isinstance(error, UpdateRejected):
-        return answer_of_refusal(error.status, error.payload)
-    if isinstance(error, UpdateTimeout):
-        return Answer(Reply.SENT, str(cause_of(error)))
-    code = "offline" if isinstance(error, DeviceOffline) else str(cause_of(error))
-    return Answer(Reply.UNREACHED, code)
-
-
-def answer_of_refusal(status: int, payload: object) -> Answer:
-    """Return what another status than 200 of a device means."""
-    code = section(payload, contract.ERROR_KEY).get(contract.ERROR_CODE)
-    if code == BUSY:
-        return Answer(Reply.UNREACHED, BUSY)
-    return Answer(Reply.REFUSED, str(code or status))
+        return answer_of_payload(update.payload)

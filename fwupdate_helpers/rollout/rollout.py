@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 WAVE_SECONDS: Final = 600.0
 REACH_SECONDS: Final = 60.0
+SLOW_REACH_SECONDS: Final = 900.0
 
 
 class Rollout:
@@ -58,13 +59,17 @@ class Rollout:
         check_value: SHA-256 of the image's file, where it is known.
         allow_downgrade: Whether the image may be older than what runs.
         waves: For each wave a number of devices, a share of all of them, or ``"rest"``.
-        by: How devices get their orders: by direct ``"method"``.
+        by: How devices get their orders: by direct ``"method"``; by a ``"job"`` for each wave, in
+            which the hub calls the devices; or by a ``"configuration"`` whose target grows wave by
+            wave, so that devices which were offline catch up later.
         abort_at: The share of failed updates in a wave, 0 to 1, above which no other wave begins.
             A device that is late counts as failed; one that was not reached does not count.
         pause_seconds: Seconds from the end of a wave to the beginning of the next one.
-        wave_seconds: Seconds after which a device of a wave that tells of no end is late.
+        wave_seconds: Seconds after which a device of a wave that tells of no end is late; None
+            means 600, or twice the `reach_seconds` where that is more.
         reach_seconds: Seconds after which a device of a wave that got no order counts as not
-            reached. It is left out then; see `RolloutReport.not_reached`.
+            reached. It is left out then; see `RolloutReport.not_reached`. None means 60, and 900
+            by configuration on Azure, which looks at its target every five minutes.
         policy: How often and how long each call to the hub is tried; None is the default policy.
         on_retry: Called with a `Retry` before each further try, from any thread.
         look_seconds: Seconds from one look at a wave to the next; None means what the hub allows.
@@ -99,8 +104,8 @@ class Rollout:
         by: Way = "method",
         abort_at: float = 0.1,
         pause_seconds: float = 0.0,
-        wave_seconds: float = WAVE_SECONDS,
-        reach_seconds: float = REACH_SECONDS,
+        wave_seconds: float | None = None,
+        reach_seconds: float | None = None,
         policy: RetryPolicy | None = None,
         on_retry: OnRetry | None = None,
         look_seconds: float | None = None,
@@ -110,12 +115,23 @@ class Rollout:
             raise ValueError(f"by must be one of {', '.join(WAYS)}, not {by!r}.")
         if version is not None:
             parse_version(version)
-        limits = Limits(abort_at, pause_seconds, wave_seconds, min(reach_seconds, wave_seconds))
+        if by == "configuration" and version is None:
+            raise ValueError("A rollout by configuration needs the version that the image brings.")
         self._hub, self.rollout_id = hub, check_id(rollout_id)
         self._image = Image(image, version, check_value, allow_downgrade)
         self._devices, self._sizes = devices, read_waves(waves)
-        self._way, self._limits = by, limits
+        self._way: Way = by
+        self._limits = self._limit(abort_at, pause_seconds, wave_seconds, reach_seconds)
         self._set_up(Options(policy or RetryPolicy(), on_retry, lease_seconds, look_seconds))
+
+    def _limit(
+        self, abort_at: float, pause: float, wave: float | None, reach: float | None
+    ) -> Limits:
+        # Azure looks at a configuration's target every five minutes.
+        is_slow = self._way == "configuration" and self._hub.kind == "azure"
+        usual_reach = SLOW_REACH_SECONDS if is_slow else REACH_SECONDS
+        wave = max(WAVE_SECONDS, 2 * (reach or usual_reach)) if wave is None else wave
+        return Limits(abort_at, pause, wave, min(usual_reach, wave) if reach is None else reach)
 
     def _set_up(self, options: Options) -> None:
         self._options = options
@@ -266,12 +282,13 @@ class Rollout:
             ledger, state = self._read(session)
             if self._progress.status not in (Status.COMPLETED, Status.CANCELLED):
                 ledger.cancel()
+                session.orders(state.terms).give_up(self._progress.wave)
                 self._progress = ledger.progress
                 self._note("cancelled", "The rollout was cancelled.")
             return state.report(self._progress)
 
     def forget(self) -> None:
-        """Take a rollout that is over off the hub: the tags of its devices.
+        """Take a rollout that is over off the hub: its tags, and its configuration if it has one.
 
         Raises:
             RolloutBusy: It is not over; `cancel` it first.
@@ -284,6 +301,7 @@ class Rollout:
                     self.rollout_id,
                     f"The rollout {self.rollout_id} is not over. Call cancel() first.",
                 )
+            session.orders(state.terms).give_up(self._progress.wave)
             remove_tags(session, list(state.plan().device_ids))
             self._state, self._progress = None, Progress(Status.PLANNED)
 

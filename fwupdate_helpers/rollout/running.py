@@ -127,6 +127,7 @@ class Runner:
         )
         self._note("wave-ended", f"Wave {wave} has ended: {ends}.")
         if objection:
+            self._orders.give_up(wave)
             self._note("stopped", self._state.report(self._ledger.progress).title)
         return objection is None
 

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Final
 from fwupdate_helpers.errors import FirmwareUpdateError
 from fwupdate_helpers.retries import OnRetry, RetryPolicy
 from fwupdate_helpers.rollout.calls import CallPool
+from fwupdate_helpers.rollout.configuration_orders import ConfigurationOrders
 from fwupdate_helpers.rollout.errors import RolloutNotFound
-from fwupdate_helpers.rollout.following import Orders, Pace
+from fwupdate_helpers.rollout.following import Pace
+from fwupdate_helpers.rollout.job_orders import JobOrders
 from fwupdate_helpers.rollout.ledger import Ledger
 from fwupdate_helpers.rollout.members import Members
 from fwupdate_helpers.rollout.method_orders import MethodOrders
+from fwupdate_helpers.rollout.orders import Orders
 from fwupdate_helpers.rollout.sealing import unseal
 from fwupdate_helpers.rollout.state import RolloutState
 from fwupdate_helpers.rollout.terms import TAG, Tag, Terms, read_tag, terms_from_json
@@ -65,6 +68,10 @@ class Session:
     def __init__(self, hub: Hub, registry: IoTHubRegistryManager, pool: CallPool, options: Options):
         self.hub, self.registry, self.pool, self.options = hub, registry, pool, options
         self.members = Members(registry, pool, policy=options.policy, on_retry=options.on_retry)
+
+    @property
+    def _settle_seconds(self) -> float:
+        return _AZURE_SETTLE_SECONDS if self.hub.kind == "azure" else 0.0
 
     def ledger(self, rollout_id: str, run: str, keepers: tuple[str, ...]) -> Ledger:
         """Return the record of a rollout; nothing is read yet."""
@@ -122,8 +129,7 @@ class Session:
     def read_state(self, terms: Terms) -> RolloutState:
         """Read who takes part and what is done, from the tags of the devices."""
         planned = sum(count for _, count in terms.sizes)
-        settle = _AZURE_SETTLE_SECONDS if self.hub.kind == "azure" else 0.0
-        deadline = time.monotonic() + settle
+        deadline = time.monotonic() + self._settle_seconds
         tags = self.members.of(terms)
         while len(tags) < planned and time.monotonic() < deadline:
             time.sleep(_AZURE_PAGE_SECONDS)
@@ -132,8 +138,19 @@ class Session:
 
     def orders(self, terms: Terms) -> Orders:
         """Return the way in which the rollout gives its orders."""
-        options = self.options
-        return MethodOrders(self.pool, terms, policy=options.policy, on_retry=options.on_retry)
+        policy, on_retry = self.options.policy, self.options.on_retry
+        if terms.way == "method":
+            return MethodOrders(self.pool, terms, policy=policy, on_retry=on_retry)
+        if terms.way == "configuration":
+            return ConfigurationOrders(self.hub, terms, policy=policy, on_retry=on_retry)
+        return JobOrders(
+            self.hub,
+            self.registry,
+            terms,
+            settle_seconds=self._settle_seconds,
+            policy=policy,
+            on_retry=on_retry,
+        )
 
     def pace(self, devices: int) -> Pace:
         """Return how often a wave of so many devices is looked at."""

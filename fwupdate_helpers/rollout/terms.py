@@ -25,7 +25,16 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final, Literal
 
-from fwupdate_helpers.contract import Json, to_wire
+from fwupdate_helpers.contract import (
+    ALLOW_DOWNGRADE,
+    CHECK_VALUE,
+    PACKAGE_URI,
+    UPDATE_ID,
+    VERSION,
+    Json,
+    to_wire,
+)
+from fwupdate_helpers.contract_firmware import desired_firmware, desired_update_id
 from fwupdate_helpers.reported import parse_time
 from fwupdate_helpers.rollout.outcomes import Outcome, Result
 
@@ -141,8 +150,34 @@ class Terms:
 
     @property
     def update_id(self) -> str:
-        """The id of this update on every device, which tells it from all others."""
+        """The id of this update on every device, which tells it from all others.
+
+        A device makes the id of a desired update from the content, so a name in it does that there.
+        """
+        if self.way == "configuration":
+            return desired_update_id(self.desired())
         return f"{self.rollout_id}.{self.run}"
+
+    def payload(self) -> Json:
+        """Return the payload of the direct method; it holds the image's address."""
+        image = self.image
+        payload: Json = {PACKAGE_URI: image.uri, UPDATE_ID: self.update_id}
+        if image.version is not None:
+            payload[VERSION] = image.version
+        if image.check_value is not None:
+            payload[CHECK_VALUE] = image.check_value
+        return payload | ({ALLOW_DOWNGRADE: True} if image.allow_downgrade else {})
+
+    def desired(self) -> Json:
+        """Return the desired property `firmware`; it holds the image's address."""
+        image = self.image
+        content = desired_firmware(
+            image.uri,
+            image.version or "",
+            check_value=image.check_value,
+            allow_downgrade=image.allow_downgrade,
+        )
+        return {**content, TAG: f"{self.rollout_id}.{self.run}"}
 
     def condition(self, wave: int | None = None) -> str:
         """Return the condition that holds for the rollout's devices, or for those of a wave."""
