@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ Call = Callable[["IoTHubRegistryManager"], T]
 
 AT_ONCE: Final = 8
 _JOIN_SECONDS: Final = 2.0
+_TICK_SECONDS: Final = 0.2
 
 
 class CallPool:
@@ -55,19 +56,21 @@ class CallPool:
             self._start_one()
         return future
 
-    def gather(self, calls: Iterable[Call[T]], *, tick: Callable[[], object] | None = None) -> None:
+    def gather(self, calls: Iterable[Call[T]], *, tick: Callable[[], object] = bool) -> None:
         """Make calls and wait for them all; raise the first error among them.
 
         Args:
             calls: What to call.
-            tick: Called after each one, in the thread that waits.
+            tick: Called again and again meanwhile, in the thread that waits.
         """
         futures = [self.submit(call) for call in calls]
         try:
             for future in futures:
-                future.result()
-                if tick:
+                # A time limit, because on Windows an endless wait cannot be interrupted by Ctrl-C.
+                while not wait((future,), timeout=_TICK_SECONDS).done:
                     tick()
+                future.result()
+                tick()
         except BaseException:
             for future in futures:
                 future.cancel()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from fwupdate_helpers.errors import FirmwareUpdateError
 from fwupdate_helpers.fleet_view import FleetRow
 from fwupdate_helpers.rollout.judging import Answer, Followed, Reply
 from fwupdate_helpers.rollout.members import Members
@@ -15,6 +17,7 @@ from fwupdate_helpers.rollout.outcomes import Result, Threshold
 from fwupdate_helpers.rollout.terms import Terms, read_tag
 from fwupdate_helpers.watching import reported_of
 
+_STEP_SECONDS: Final = 1.0
 _MOST_SINGLE_READS: Final = 20
 """How many devices that a query does not show are read one by one at each look."""
 
@@ -47,6 +50,7 @@ class WaveRun:
         orders: Gives the orders.
         pace: How often the hub is asked.
         tell: Called after each look.
+        alive: Called every second or so, while there is nothing to do.
     """
 
     def __init__(
@@ -60,9 +64,11 @@ class WaveRun:
         orders: Orders,
         pace: Pace,
         tell: Callable[[], object],
+        alive: Callable[[], object],
     ) -> None:
         self._terms, self._wave, self._results = terms, wave, results
         self._members, self._orders, self._pace, self._tell = members, orders, pace, tell
+        self._alive = alive
         self._open = {device_id: Followed() for device_id in device_ids if device_id not in results}
         self._size = len(self._open) + len(results)
         self._is_withdrawn = False
@@ -76,16 +82,22 @@ class WaveRun:
                 look_began = self._pace.clock()
                 self._look(look_began - began)
                 self._tell()
-                took = self._pace.clock() - look_began
-                if self._open:
-                    self._pace.sleep(max(self._pace.look_seconds, took))
-        finally:
-            self._orders.end()
+                self._wait(max(self._pace.look_seconds, self._pace.clock() - look_began))
+        except BaseException:
+            with suppress(FirmwareUpdateError):
+                self._orders.end()
+            raise
+        self._orders.end()
+
+    def _wait(self, seconds: float) -> None:
+        until = self._pace.clock() + seconds
+        while self._open and (left := until - self._pace.clock()) > 0:
+            self._pace.sleep(min(left, _STEP_SECONDS))
+            self._alive()
 
     def _look(self, elapsed: float) -> None:
         limits = self._terms.limits
-        reach_is_over = elapsed >= limits.reach_seconds
-        if reach_is_over:
+        if elapsed >= limits.reach_seconds:
             self._withdraw()
         rows = self._rows()
         self._take(self._orders.answers())
@@ -93,7 +105,7 @@ class WaveRun:
             result = followed.judge(
                 rows.get(device_id),
                 self._terms.update_id,
-                reach_is_over=self._is_withdrawn,
+                reach_is_over=elapsed >= limits.reach_seconds,
                 wave_is_over=elapsed >= limits.wave_seconds,
             )
             if result is not None:

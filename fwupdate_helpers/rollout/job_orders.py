@@ -203,4 +203,4 @@ def answer_of_job(row: Json) -> Answer | None:
         return (
             Answer(Reply.UNREACHED, OFFLINE) if code == _NOT_STARTED else Answer(Reply.SENT, code)
         )
-    return Answer(Reply.UNREACHED, OFFLINE) if status == "canceled" else None
+    return Answer(Reply.WITHDRAWN, OFFLINE) if status == "canceled" else None

@@ -21,6 +21,8 @@ class Reply(str, Enum):
     REFUSED = "refused"
     UNREACHED = "unreached"
     """The device got nothing, so the order can be given again."""
+    WITHDRAWN = "withdrawn"
+    """The device got nothing, and gets no order any more."""
     GONE = "gone"
 
 
@@ -40,6 +42,7 @@ class Answer:
 _ENDS = {
     Reply.UP_TO_DATE: Outcome.UP_TO_DATE,
     Reply.REFUSED: Outcome.FAILED,
+    Reply.WITHDRAWN: Outcome.NOT_REACHED,
     Reply.GONE: Outcome.GONE,
 }
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from fwupdate_helpers.contract import Json
 from fwupdate_helpers.errors import DeviceNotFound, HubRequestError
+from fwupdate_helpers.retries import OnRetry, RetryPolicy
 from fwupdate_helpers.rollout.errors import RolloutBusy, RolloutNotFound
 from fwupdate_helpers.rollout.terms import (
     Progress,
@@ -30,10 +31,10 @@ from fwupdate_helpers.watching import read_twin
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
 
-    from fwupdate_helpers.retries import OnRetry, RetryPolicy
-
 LEASE_SECONDS: Final = 15.0
 """An owner whose beat does not change for so long is dead."""
+_LAST_SECONDS: Final = 5.0
+"""How long the last entry is tried: the hub may be what failed."""
 _BEATS: Final = 4
 """How many beats an owner makes in that time."""
 
@@ -122,6 +123,12 @@ class Ledger:
         head = self.head
         twin = read_twin(self._registry, head, policy=self._policy, on_retry=self._on_retry)
         self._etag = str(twin.etag)
+        if (tag := read_tag(twin.tags)) and tag.progress and tag.progress.owner is not None:
+            raise RolloutBusy(
+                self._rollout_id,
+                f"The device {head} was taken by the rollout {tag.rollout_id} at this moment. Run "
+                "this one again when that one is over.",
+            )
         first = Progress(Status.PREPARING, owner=self._me, beat=1)
         patch = member_patch(self._rollout_id, self._run, 1)
         self.progress = first
@@ -208,8 +215,13 @@ class Ledger:
 
     def release(self) -> None:
         """Note that no kernel runs the rollout; nothing when this one does not."""
-        if self.progress.owner == self._me:
-            self._save(self.progress.with_(owner=None), owner=None)
+        if self.progress.owner != self._me:
+            return
+        patient, self._policy = self._policy, (self._policy or RetryPolicy()).within(_LAST_SECONDS)
+        try:
+            self._save(self.progress, owner=None)
+        finally:
+            self._policy = patient
 
     def _save(self, progress: Progress, **owner: None) -> None:
         changed = progress.with_(beat=self.progress.beat + 1, **{"owner": self._me, **owner})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fwupdate_helpers.contract import Json
@@ -24,6 +26,21 @@ _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 15.0
 
 
+@dataclass(frozen=True)
+class _Wait:
+    """When a device is called again.
+
+    Attributes:
+        due: By the monotonic clock.
+        seconds: How long that wait is.
+        code: Why the device was not reached.
+    """
+
+    due: float
+    seconds: float
+    code: str | None
+
+
 class MethodOrders:
     """Orders of one wave by direct method.
 
@@ -41,8 +58,8 @@ class MethodOrders:
         self._policy = policy.within(terms.limits.reach_seconds)
         self._on_retry = on_retry
         self._calls: dict[str, Future[Answer]] = {}
-        self._again: dict[str, tuple[float, float]] = {}
-        """When to call a device again, and how long to wait after that."""
+        self._waits: dict[str, _Wait] = {}
+        self._left: dict[str, Answer] = {}
         self._is_open = True
 
     def begin(self, wave: int, device_ids: Iterable[str]) -> None:
@@ -55,51 +72,52 @@ class MethodOrders:
 
     def answers(self) -> dict[str, Answer]:
         """Return what has become of orders since the last look; call devices again when due."""
-        done = [device_id for device_id, call in self._calls.items() if call.done()]
-        found = {device_id: self._answer(device_id) for device_id in done}
-        for device_id, call in self._calls.items():
-            if call.running():
+        found, self._left = self._left, {}
+        for device_id, call in list(self._calls.items()):
+            if call.done():
+                found[device_id] = self._finish(device_id, self._calls.pop(device_id))
+            elif call.running():
                 found[device_id] = Answer(Reply.SENT)
-        self._call_again()
+        now = time.monotonic()
+        for device_id, wait in self._waits.items():
+            if wait.due <= now and device_id not in self._calls:
+                self._call(device_id)
         return found
 
     def withdraw(self) -> None:
         """Give no further orders; those that are on their way cannot be called back."""
         self._is_open = False
-        self._again.clear()
-        for call in self._calls.values():
-            call.cancel()
+        for device_id, call in self._calls.items():
+            if call.cancel():
+                self._left[device_id] = Answer(Reply.WITHDRAWN)
+        for device_id, wait in self._waits.items():
+            if device_id not in self._calls or self._calls[device_id].cancelled():
+                self._left[device_id] = Answer(Reply.WITHDRAWN, wait.code)
+        self._calls = {each: call for each, call in self._calls.items() if not call.cancelled()}
+        self._waits.clear()
 
     def end(self) -> None:
         """End the orders of this wave."""
         self.withdraw()
         self._calls.clear()
+        self._left.clear()
         self._is_open = True
 
     def give_up(self, wave: int) -> None:
-        """Give no further orders at all."""
-        self.withdraw()
+        """Nothing to do: a wave that is over has no orders."""
 
     def _call(self, device_id: str) -> None:
-        self._calls[device_id] = self._pool.submit(lambda registry: self._give(registry, device_id))
+        self._calls[device_id] = self._pool.submit(partial(self._give, device_id=device_id))
 
-    def _call_again(self) -> None:
-        now = time.monotonic()
-        for device_id in [each for each, (due, _) in self._again.items() if due <= now]:
-            self._call(device_id)
-            _, wait = self._again[device_id]
-            self._again[device_id] = (float("inf"), min(2 * wait, _LONGEST_WAIT))
-
-    def _answer(self, device_id: str) -> Answer:
-        try:
-            answer = self._calls.pop(device_id).result()
-        except CancelledError:
-            return Answer(Reply.UNREACHED)
-        if answer.reply is Reply.UNREACHED and self._is_open:
-            _, wait = self._again.get(device_id, (0.0, _FIRST_WAIT))
-            self._again[device_id] = (time.monotonic() + wait, wait)
-        else:
-            self._again.pop(device_id, None)
+    def _finish(self, device_id: str, call: Future[Answer]) -> Answer:
+        answer = call.result()
+        before = self._waits.pop(device_id, None)
+        if answer.reply is not Reply.UNREACHED:
+            return answer
+        if not self._is_open:
+            return Answer(Reply.WITHDRAWN, answer.code)
+        seconds = min(2 * before.seconds, _LONGEST_WAIT) if before else _FIRST_WAIT
+        self._waits[device_id] = _Wait(time.monotonic() + seconds, seconds, answer.code)
         return answer
 
     def _give(self, registry: IoTHubRegistryManager, device_id: str) -> Answer:

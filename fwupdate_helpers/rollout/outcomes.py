@@ -63,11 +63,23 @@ class Threshold:
         reached = failed + sum(outcome in GOOD for outcome in outcomes)
         if not reached:
             return "no device was reached, so the wave proves nothing about the image"
-        if failed > self.abort_at * reached:
-            return f"{failed} of {reached} updates failed, more than {self.abort_at:.0%}"
+        if self._is_too_much(failed, reached):
+            return f"{failed:,} of {reached:,} updates failed, more than {percent(self.abort_at)}"
         return None
 
     def is_hopeless(self, results: Iterable[Result], size: int) -> bool:
         """Tell whether a wave of `size` devices stops the rollout whatever is still to come."""
-        failed = sum(result.outcome in FAILURES for result in results)
-        return failed > self.abort_at * size
+        return self._is_too_much(sum(result.outcome in FAILURES for result in results), size)
+
+    def _is_too_much(self, failed: int, reached: int) -> bool:
+        # 0.29 * 100 is a little less than 29.
+        return failed > self.abort_at * reached + 1e-9
+
+
+def percent(share: float) -> str:
+    """Write a share for people.
+
+    >>> percent(0.1), percent(0.005)
+    ('10 %', '0.5 %')
+    """
+    return f"{100 * share:g} %"

@@ -13,8 +13,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fwupdate_helpers.contract import Json
-from fwupdate_helpers.errors import DeviceNotFound
-from fwupdate_helpers.rollout.errors import RolloutConflict, RolloutExists, RolloutNotFound
+from fwupdate_helpers.errors import DeviceNotFound, FirmwareUpdateError
+from fwupdate_helpers.rollout.errors import (
+    RolloutBusy,
+    RolloutConflict,
+    RolloutExists,
+    RolloutNotFound,
+)
 from fwupdate_helpers.rollout.ledger import Ledger
 from fwupdate_helpers.rollout.outcomes import Outcome, Result
 from fwupdate_helpers.rollout.sealing import seal
@@ -48,7 +53,7 @@ def check_free(session: Session, rollout_id: str, chosen: Mapping[str, Tag | Non
     _check_id_is_new(session, rollout_id)
     others = {tag.rollout_id: device_id for device_id, tag in chosen.items() if tag is not None}
     for other, device_id in others.items():
-        if other != rollout_id and _is_unfinished(session, other):
+        if other != rollout_id and _is_under_way(session, other):
             raise RolloutConflict(
                 rollout_id,
                 f"The device {device_id} takes part in the rollout {other}, which is not over. "
@@ -63,7 +68,7 @@ def _check_id_is_new(session: Session, rollout_id: str) -> None:
         return
     status = ledger.progress.status
     if status is Status.PREPARING:
-        ledger.claim()  # raises when the kernel that prepares it is alive
+        _check_dead(ledger)
         return
     raise RolloutExists(
         rollout_id,
@@ -73,13 +78,22 @@ def _check_id_is_new(session: Session, rollout_id: str) -> None:
     )
 
 
-def _is_unfinished(session: Session, rollout_id: str) -> bool:
+def _is_under_way(session: Session, rollout_id: str) -> bool:
     try:
         ledger, _ = session.find_ledger(rollout_id)
+        if ledger.progress.status is Status.PREPARING:
+            _check_dead(ledger)
     except RolloutNotFound:
         return False
-    is_preparing = ledger.progress.status is Status.PREPARING and ledger.progress.owner is not None
-    return ledger.progress.status in UNFINISHED or is_preparing
+    except RolloutBusy:
+        return True
+    return ledger.progress.status in UNFINISHED
+
+
+def _check_dead(ledger: Ledger) -> None:
+    """Raise `RolloutBusy` when the kernel that prepares a rollout is alive."""
+    ledger.claim()
+    ledger.release()
 
 
 def prepare(session: Session, state: RolloutState) -> Ledger:
@@ -95,9 +109,14 @@ def prepare(session: Session, state: RolloutState) -> Ledger:
     content = terms_to_json(terms, seal(session.hub, terms.image.uri))
     ledger = session.ledger(terms.rollout_id, terms.run, terms.keepers)
     ledger.open(content)
-    _clear_leftovers(session, state)
-    _tag_devices(session, state, ledger, content)
-    ledger.save(ledger.progress.with_(status=Status.RUNNING))
+    try:
+        _clear_leftovers(session, state)
+        _tag_devices(session, state, ledger, content)
+        ledger.save(ledger.progress.with_(status=Status.RUNNING))
+    except BaseException:
+        with suppress(FirmwareUpdateError):
+            ledger.release()
+        raise
     return ledger
 
 

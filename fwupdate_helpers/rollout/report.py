@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Final
 
 from fwupdate_helpers.retry_rules import html_table
-from fwupdate_helpers.rollout.outcomes import FAILURES, GOOD, Outcome, Result
+from fwupdate_helpers.rollout.outcomes import FAILURES, GOOD, Outcome, Result, percent
 from fwupdate_helpers.rollout.terms import Status, Way
 from fwupdate_helpers.rollout.waves import PlannedWave
 
@@ -57,7 +58,7 @@ class RolloutPlan:
         return (
             f"Rollout {self.rollout_id}: {len(self.device_ids):,} devices{version}, by "
             f"{self.way}, in {_waves(len(self))}{pause if self.pause_seconds else ''}. More than "
-            f"{self.abort_at:.0%} failures in a wave stop it."
+            f"{percent(self.abort_at)} failures in a wave stop it."
         )
 
     def __len__(self) -> int:
@@ -76,7 +77,7 @@ class RolloutPlan:
 
     def _repr_html_(self) -> str:
         head = ("wave", "size", "devices", "which")
-        return f"<p>{self.title}</p>{html_table(head, self._rows())}"
+        return f"<p>{escape(self.title)}</p>{html_table(head, self._rows())}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,12 @@ class WaveReport:
         found = Counter(result.outcome for result in self.results.values())
         found[Outcome.GONE] += self.lost
         return {outcome: found[outcome] for outcome in Outcome}
+
+    @property
+    def ends(self) -> str:
+        """How many devices ended in which way, in words."""
+        parts = [f"{count:,} {WORDS[each]}" for each, count in self.counts.items() if count]
+        return ", ".join(parts) or "no device"
 
 
 @dataclass(frozen=True)
@@ -188,15 +195,14 @@ class RolloutReport:
 
     def _rows(self) -> Iterable[tuple[str, ...]]:
         for wave in self.waves:
-            parts = [f"{count:,} {WORDS[each]}" for each, count in wave.counts.items() if count]
             left = len(wave.device_ids) - len(wave.results)
-            state = "under way" if wave.number == self.wave else "not begun"
-            parts += [f"{left:,} {state}"] if left else []
+            state = f"{left:,} {'under way' if wave.number == self.wave else 'not begun'}"
+            parts = ([wave.ends] if any(wave.counts.values()) else []) + ([state] if left else [])
             yield str(wave.number), wave.size, f"{len(wave.device_ids):,}", ", ".join(parts)
 
     def _repr_html_(self) -> str:
         head = ("wave", "size", "devices", "how they ended")
-        return f"<p>{self.title}</p>{html_table(head, self._rows())}"
+        return f"<p>{escape(self.title)}</p>{html_table(head, self._rows())}"
 
 
 def _waves(count: int) -> str:

@@ -58,10 +58,17 @@ class Runner:
         while (wave := self._next_wave()) is not None:
             self._pause()
             self._run_wave(wave)
-            if not self._close_wave(wave):
+            if self._close_wave(wave) is Status.STOPPED:
+                self._orders.give_up(wave)
+                self._note("stopped", self._title)
                 return
-        self._ledger.save(self._ledger.progress.with_(status=Status.COMPLETED, reason=""))
-        self._note("completed", self._state.report(self._ledger.progress).title)
+        if self._ledger.progress.status is not Status.COMPLETED:
+            self._ledger.save(self._ledger.progress.with_(status=Status.COMPLETED, reason=""))
+        self._note("completed", self._title)
+
+    @property
+    def _title(self) -> str:
+        return self._state.report(self._ledger.progress).title
 
     def _next_wave(self) -> int | None:
         progress = self._ledger.progress
@@ -95,6 +102,7 @@ class Runner:
             orders=self._orders,
             pace=self._session.pace(len(devices)),
             tell=lambda: self._take(results),
+            alive=self._ledger.beat,
         )
         run.run()
 
@@ -109,27 +117,19 @@ class Runner:
         self._ledger.beat()
         self._tell()
 
-    def _close_wave(self, wave: int) -> bool:
-        """Write down how a wave ended; tell whether the next one may begin."""
+    def _close_wave(self, wave: int) -> Status:
+        """Write down how a wave ended; return whether the next one may begin."""
         self._write_results(self._state.waves[wave - 1].device_ids)
-        results = self._state.results_of(wave).values()
-        objection = Threshold(self._state.terms.limits.abort_at).objection(results)
         report = self._state.report(self._ledger.progress).waves[wave - 1]
-        ends = ", ".join(
-            f"{count:,} {WORDS[each]}" for each, count in report.counts.items() if count
-        )
-        self._ledger.save(
-            self._ledger.progress.with_(
-                status=Status.STOPPED if objection else Status.PAUSED,
-                wave_ended_at=datetime.now(timezone.utc),
-                reason=objection or "",
-            )
-        )
-        self._note("wave-ended", f"Wave {wave} has ended: {ends}.")
-        if objection:
-            self._orders.give_up(wave)
-            self._note("stopped", self._state.report(self._ledger.progress).title)
-        return objection is None
+        threshold = Threshold(self._state.terms.limits.abort_at)
+        objection = threshold.objection(report.results.values())
+        passed = Status.PAUSED if wave < len(self._state.waves) else Status.COMPLETED
+        status = Status.STOPPED if objection else passed
+        now, reason = datetime.now(timezone.utc), objection or ""
+        progress = self._ledger.progress
+        self._ledger.save(progress.with_(status=status, wave_ended_at=now, reason=reason))
+        self._note("wave-ended", f"Wave {wave} has ended: {report.ends}.")
+        return status
 
     def _write_results(self, device_ids: Iterable[str]) -> None:
         def write(registry: IoTHubRegistryManager, device_id: str) -> None:
