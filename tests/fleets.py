@@ -5,7 +5,9 @@ All is made of the patches of `contract`, merged and stamped as the hub does it.
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -13,6 +15,9 @@ from typing import Any
 from fwupdate_helpers import contract
 from fwupdate_helpers.fleet_view import FleetRow, fleet_rows
 from fwupdate_helpers.localhub.twins import merge
+from tests.raw_mqtt import PUBACK, OpenDevice, publish
+from tests.rest import call, twin_path
+from tests.support import HubProcess
 
 Json = dict[str, Any]
 BEGIN = datetime(2026, 5, 4, 12, 30, tzinfo=timezone.utc)
@@ -170,3 +175,53 @@ def _sizes(plan: FleetPlan) -> list[int]:
 def fleet(size: int, **changes: Any) -> list[FleetRow]:
     """Return the rows of a fleet; `changes` are those of a `FleetPlan`."""
     return fleet_rows(fleet_twins(FleetPlan(size, **changes)))
+
+
+class RawFleet:
+    """Devices that report to a real hub in bare MQTT, one report after the other.
+
+    Args:
+        hub: The hub.
+        open_device: What opens their connections.
+        name: The beginning of their ids; also the tag ``fleet``.
+        size: How many there are.
+        waves: The wave of each device, by its number; None gives no such tag.
+    """
+
+    def __init__(
+        self,
+        hub: HubProcess,
+        open_device: OpenDevice,
+        name: str,
+        size: int,
+        waves: Callable[[int], int] | None = None,
+    ) -> None:
+        self.condition = f"tags.fleet = '{name}'"
+        self.device_ids = [f"{name}-{number:04d}" for number in range(size)]
+        self._devices = [open_device(device_id).connected() for device_id in self.device_ids]
+        for number, device_id in enumerate(self.device_ids):
+            tags: Json = {"fleet": name}
+            if waves is not None:
+                tags["rollout"] = {"id": UPDATE_ID, "wave": waves(number)}
+            assert call(hub, "PATCH", twin_path(device_id), {"tags": tags}).status == 200
+
+    def report(self, number: int, patch: Json) -> None:
+        """Have a device report something; return when the hub has it."""
+        device, topic = self._devices[number], "$iothub/twin/PATCH/properties/reported/?$rid=1"
+        device.send(publish(topic, json.dumps(patch).encode(), packet_id=device.next_id()))
+        while device.receive().kind != PUBACK:
+            pass
+
+    def begin(self, number: int, update_id: str = UPDATE_ID) -> None:
+        """Have a device begin an update and its download."""
+        now = datetime.now(timezone.utc)
+        self.report(number, contract.opening_patch(update_id, now, "2.0.0"))
+        self.report(number, contract.stage_patch(now, contract.WAITING, contract.DOWNLOADING))
+
+    def end(self, number: int, failure: str | None = None) -> None:
+        """Have a device end its update while it downloads."""
+        now = datetime.now(timezone.utc)
+        patch = contract.completed_patch(now, contract.DOWNLOADING)
+        if failure is not None:
+            patch = contract.error_patch(now, contract.DOWNLOADING, failure, "The test wants it.")
+        self.report(number, patch)

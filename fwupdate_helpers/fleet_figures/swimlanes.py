@@ -220,7 +220,9 @@ class _Lanes:
             look: dict[str, Any] = {"facecolor": stage_colour(name), "edgecolor": "black"}
             handles.append(Patch(label=name, hatch=hatch, linewidth=1, **look))
         if any(bar.end > bar.heard for bars in self.moments.bars for bar in bars):
-            handles.append(Patch(label="nothing heard yet", facecolor="#DDDDDD", edgecolor=GREY))
+            handles.append(
+                Patch(label="running, nothing heard yet", facecolor="#DDDDDD", edgecolor=GREY)
+            )
         states = {row.state for row in self.rows}
         for state, marker in _MARKERS.items():
             if state in states:

@@ -17,7 +17,6 @@ from fwupdate_helpers.fleet_view import (
     UP_TO_DATE,
     FleetRow,
     count_states,
-    tell_states,
 )
 from fwupdate_helpers.timeline import format_seconds
 from fwupdate_helpers.widgets.view import HUB_AWAY, HUB_CLOSED, HUB_REFUSES, Note, error_words
@@ -89,7 +88,7 @@ class BoardView:
     state: str
     text: str
     percent: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=lambda: count_states(()))
     rows: tuple[FleetRow, ...] = ()
     message: Note = _NO_NOTE
     title: str = ""
@@ -186,7 +185,12 @@ def _message(look: BoardLook, state: str) -> Note:
     if look.seconds > 5:
         seconds = format_seconds(look.seconds)
         return Note(f"The hub grants few queries, so the fleet is read every {seconds} only.")
-    return Note(tell_states(look.rows) if look.rows else "")
+    waiting = sum(not row.has_ended for row in look.rows or ())
+    if state == STILL:
+        return Note(
+            f"{waiting:,} have not begun: they are of a later wave, or could not be reached."
+        )
+    return _NO_NOTE
 
 
 def sign_of(row: FleetRow) -> str:

@@ -67,7 +67,8 @@ class FleetReader:
     def is_due(self, now: float) -> bool:
         """Tell whether it is time to read; `now` is of the clock."""
         # A little early is better than a whole turn late.
-        return now - self._read_at >= self._factor(now) * self.seconds - 0.2 * self._interval
+        wait = self._factor(now) * self.seconds - 0.2 * self._interval
+        return now - self._read_at >= max(wait, _asked_seconds(self.problem))
 
     def _factor(self, now: float) -> float:
         if self.problem is not None:
@@ -97,12 +98,8 @@ class FleetReader:
         self._read_at = self._clock()
         if (self.rows, str(self.problem)) != before:
             self._changed_at = self._read_at
-        self.seconds = max(
-            self._interval,
-            _SHARE * (self._read_at - began),
-            60 * max(1, pages) / self._rate,
-            _asked_seconds(self.problem),
-        )
+        took = self._read_at - began
+        self.seconds = max(self._interval, _SHARE * took, 60 * max(1, pages) / self._rate)
 
 
 _QUICK: Final = RetryPolicy(attempts=2, base_seconds=0.1, total_seconds=5.0)
@@ -110,4 +107,5 @@ _QUICK: Final = RetryPolicy(attempts=2, base_seconds=0.1, total_seconds=5.0)
 
 
 def _asked_seconds(problem: Exception | None) -> float:
+    """Return how long the hub asks to wait."""
     return (problem.retry_after or 0.0) if isinstance(problem, HubRequestError) else 0.0
