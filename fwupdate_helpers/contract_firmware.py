@@ -98,9 +98,15 @@ def desired_update_id(content: object) -> str:
     as `firmwareUpdate.updateId` when it starts or refuses the update, and as `firmware.fwUpdateId`
     in any case. The address of the image, which may be a secret, cannot be read from it.
 
+    A twin patch merges, so keys that were there before stay: take the content from the twin that
+    ``update_twin`` returns, unless you have written all of it.
+
+    Args:
+        content: The desired property, as it is in the twin.
+
     Example:
         >>> desired_update_id({"fwVersion": "2.0.0", "fwPackageURI": "test.com"})
-        'desired-d66ffe3ed1af1f00e60c'
+        'desired-a0da578802e6e2e20c94'
     """
     kept = merge({}, content) if isinstance(content, dict) else content  # a twin keeps no null
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
