@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fwupdate_helpers.fleet_view import FleetRow, read_fleet
     from fwupdate_helpers.hub import Hub, connect_hub
     from fwupdate_helpers.retries import RetryLog, RetryPolicy
+    from fwupdate_helpers.rollout import Rollout
     from fwupdate_helpers.service import (
         cancel_firmware_update,
         invoke_firmware_update,
@@ -42,6 +43,7 @@ _HOME = {
     "Hub": "hub",
     "RetryLog": "retries",
     "RetryPolicy": "retries",
+    "Rollout": "rollout",
     "SimulatedDevice": "device",
     "UpdatePanel": "widgets",
     "UpdateTimeline": "timeline",
@@ -66,6 +68,7 @@ __all__ = [
     "Hub",
     "RetryLog",
     "RetryPolicy",
+    "Rollout",
     "SimulatedDevice",
     "UpdatePanel",
     "UpdateTimeline",
