@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.errors import FirmwareUpdateError
+    from fwupdate_helpers.fleet import DeviceProfile, Fleet
     from fwupdate_helpers.hub import Hub, connect_hub
     from fwupdate_helpers.retries import RetryLog, RetryPolicy
     from fwupdate_helpers.service import (
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
 
 _HOME = {
+    "DeviceProfile": "fleet",
     "FirmwareUpdateError": "errors",
+    "Fleet": "fleet",
     "Hub": "hub",
     "RetryLog": "retries",
     "RetryPolicy": "retries",
@@ -46,7 +49,9 @@ _HOME = {
 }
 
 __all__ = [
+    "DeviceProfile",
     "FirmwareUpdateError",
+    "Fleet",
     "Hub",
     "RetryLog",
     "RetryPolicy",

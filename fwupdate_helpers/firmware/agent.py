@@ -283,6 +283,8 @@ class UpdateAgent:
         """
         if boot.image.behaviour == "failsSelfTest":
             return f"Version {boot.version} does not pass its self-test."
+        if not self._around.hardware_passes():
+            return f"The board does not pass the self-test of version {boot.version}."
         return None
 
     # -- ends -------------------------------------------------------------------------------------
