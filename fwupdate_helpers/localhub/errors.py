@@ -12,6 +12,8 @@ from typing import Final
 ARGUMENT_INVALID: Final = 400004
 FORMAT_ERROR: Final = 400006
 INVALID_PROTOCOL_VERSION: Final = 400001
+DEVICE_DEFINED_MULTIPLE_TIMES: Final = 400011
+BULK_REGISTRY_OPERATION_FAILURE: Final = 400013
 UNAUTHORIZED_ACCESS: Final = 401002
 UNAUTHORIZED: Final = 401003
 TOO_MANY_METHODS: Final = 403800
@@ -21,6 +23,7 @@ ROUTE_NOT_FOUND: Final = 404000
 DEVICE_ALREADY_EXISTS: Final = 409001
 PRECONDITION_FAILED: Final = 412001
 MESSAGE_TOO_LARGE: Final = 413001
+TOO_MANY_DEVICES: Final = 413002
 THROTTLED: Final = 429001
 SERVER_ERROR: Final = 500001
 NOT_IMPLEMENTED: Final = 501000
@@ -31,6 +34,8 @@ NAMES: Final = {
     ARGUMENT_INVALID: "ArgumentInvalid",
     FORMAT_ERROR: "IotHubFormatError",
     INVALID_PROTOCOL_VERSION: "InvalidProtocolVersion",
+    DEVICE_DEFINED_MULTIPLE_TIMES: "DeviceDefinedMultipleTimes",
+    BULK_REGISTRY_OPERATION_FAILURE: "BulkRegistryOperationFailure",
     UNAUTHORIZED_ACCESS: "IotHubUnauthorizedAccess",
     UNAUTHORIZED: "IotHubUnauthorized",
     TOO_MANY_METHODS: "DeviceMaximumInflightMethodExceeded",
@@ -40,6 +45,7 @@ NAMES: Final = {
     DEVICE_ALREADY_EXISTS: "DeviceAlreadyExists",
     PRECONDITION_FAILED: "PreconditionFailed",
     MESSAGE_TOO_LARGE: "MessageTooLarge",
+    TOO_MANY_DEVICES: "TooManyDevices",
     THROTTLED: "ThrottlingException",
     SERVER_ERROR: "ServerError",
     NOT_IMPLEMENTED: "NotImplemented",

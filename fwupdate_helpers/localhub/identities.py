@@ -5,7 +5,8 @@ Source: Microsoft's service.json (API version 2021-04-12).
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 from fwupdate_helpers.localhub.errors import ARGUMENT_INVALID, HubError
 from fwupdate_helpers.localhub.sas import is_key, new_key
@@ -15,6 +16,17 @@ from fwupdate_helpers.localhub.twins import Twin
 Json = dict[str, Any]
 
 _AUTHENTICATION_TYPES = ("sas", "selfSigned", "certificateAuthority", "none")
+_DEVICE_ID: Final = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
+
+
+def check_device_id(device_id: Any) -> str:
+    """Return a device id; raise `HubError` 400004 when it is none."""
+    if not isinstance(device_id, str) or not _DEVICE_ID.fullmatch(device_id):
+        raise HubError(
+            ARGUMENT_INVALID,
+            "A device id has 1 to 128 ASCII letters, digits and - . % _ * ? ! ( ) , : = @ $ '",
+        )
+    return device_id
 
 
 def identity_fields(body: Json, before: Identity | None) -> Json:

@@ -38,11 +38,17 @@ from fwupdate_helpers.localhub.errors import (
 from fwupdate_helpers.localhub.fault_route import FaultRoute
 from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.http_trace import OWN_ROUTES, HttpTrace
-from fwupdate_helpers.localhub.identities import identity_fields, identity_json, twin_json
+from fwupdate_helpers.localhub.identities import (
+    check_device_id,
+    identity_fields,
+    identity_json,
+    twin_json,
+)
 from fwupdate_helpers.localhub.image_endpoint import ImageEndpoint
 from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
+from fwupdate_helpers.localhub.registry_route import RegistryRoute
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.trace_route import TraceRoute
 from fwupdate_helpers.localhub.twin_changes import TwinChanges
@@ -50,18 +56,18 @@ from fwupdate_helpers.localhub.twins import Twin
 from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 Json = dict[str, Any]
-_DEVICE_ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
 
 NOT_BUILT: Final = (
-    ("POST", "/devices", "bulk registry operations"),
     ("POST", "/devices/query", "queries"),
-    ("GET", "/statistics/{kind}", "statistics"),
     ("*", "/devices/{id}/modules", "modules"),
     ("*", "/devices/{id}/modules/{mid}", "module identities"),
     ("*", "/twins/{id}/modules/{mid}", "module twins"),
     ("POST", "/twins/{id}/modules/{mid}/methods", "module methods"),
     ("POST", "/devices/{id}/applyConfigurationContent", "edge configurations"),
     ("DELETE", "/devices/{id}/commands", "cloud-to-device messages"),
+    ("*", "/devices/{id}/messages/{way:.+}", "messages over HTTPS"),
+    ("*", "/devices/{id}/files", "file uploads"),
+    ("*", "/devices/{id}/files/{step:.+}", "file uploads"),
     ("*", "/messages/serviceBound/feedback", "message feedback"),
     ("*", "/messages/serviceBound/feedback/{token}", "message feedback"),
     ("*", "/messages/serviceBound/feedback/{token}/abandon", "message feedback"),
@@ -75,7 +81,7 @@ NOT_BUILT: Final = (
     ("POST", "/digitaltwins/{id}/commands/{name}", "digital twin commands"),
     ("POST", "/digitaltwins/{id}/components/{path}/commands/{name}", "digital twin commands"),
 )
-"""Routes that the SDK has and the local hub does not."""
+"""Routes that IoT Hub has and the local hub does not."""
 
 
 class ServiceEndpoint:
@@ -109,6 +115,7 @@ class ServiceEndpoint:
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
         self._faults = faults
+        self._registry_route = RegistryRoute(store, devices)
         self._fault_route = FaultRoute(faults, devices, store, images)
         self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
         self._about = about
@@ -124,6 +131,7 @@ class ServiceEndpoint:
         route("GET", "/devices/{id}", self._guarded(REGISTRY_READ, self._get_device))
         route("PUT", "/devices/{id}", self._guarded(REGISTRY_WRITE, self._put_device))
         route("DELETE", "/devices/{id}", self._guarded(REGISTRY_WRITE, self._delete_device))
+        self._registry_route.add_routes(app.router, self._guarded)
         route("GET", "/twins/{id}", self._guarded(SERVICE_CONNECT, self._get_twin))
         route("PATCH", "/twins/{id}", self._guarded(SERVICE_CONNECT, self._patch_twin))
         route("PUT", "/twins/{id}", self._guarded(SERVICE_CONNECT, self._replace_twin))
@@ -246,13 +254,7 @@ async def _no_such_route(request: web.Request) -> web.Response:
 
 
 def _device_id(request: web.Request) -> str:
-    device_id = request.match_info["id"]
-    if not _DEVICE_ID.fullmatch(device_id):
-        raise HubError(
-            ARGUMENT_INVALID,
-            "A device id has 1 to 128 ASCII letters, digits and - . % _ * ? ! ( ) , : = @ $ '",
-        )
-    return device_id
+    return check_device_id(request.match_info["id"])
 
 
 def _check_etag(request: web.Request, etag: str) -> None:

@@ -49,17 +49,21 @@ class Identity:
 
 
 class Store:
-    """Identities, twins and sessions. Every method runs in one transaction."""
+    """Identities, twins and sessions. Every method runs in one transaction.
+
+    Attributes:
+        database: Where they are kept; for whoever makes one transaction of several calls.
+    """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self._connection = database.connection
         # Nobody is connected to a hub that has just started.
         self._connection.execute("UPDATE devices SET connection_state = 'Disconnected'")
 
     def now(self) -> str:
         """Return the hub's clock as it writes times."""
-        return self._database.now()
+        return self.database.now()
 
     # -- identities ---------------------------------------------------------------------------
 
@@ -83,6 +87,11 @@ class Store:
             "SELECT * FROM devices ORDER BY device_id LIMIT ?", (limit,)
         )
         return [_identity(row) for row in rows]
+
+    def count_by_status(self) -> dict[str, int]:
+        """Return how many identities have a status; one that none has is left out."""
+        rows = self._connection.execute("SELECT status, count(*) FROM devices GROUP BY status")
+        return dict(rows.fetchall())
 
     def create(
         self,
@@ -110,7 +119,7 @@ class Store:
             **_twin_columns(twin),
         }
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             try:
                 connection.execute(f"INSERT INTO devices ({names}) VALUES ({marks})", values)  # noqa: S608
             except sqlite3.IntegrityError as error:
@@ -132,7 +141,7 @@ class Store:
         """Change an identity; its generation, connection and twin stay."""
         before = self.get(device_id)
         changed = self.now() if status != before.status else before.status_updated_time
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE devices SET status = ?, status_reason = ?, status_updated_time = ?, "
                 "authentication = ?, capabilities = ?, etag = ? WHERE device_id = ?",
@@ -150,13 +159,13 @@ class Store:
 
     def delete(self, device_id: str) -> None:
         """Delete an identity with its twin and its session."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute("DELETE FROM devices WHERE device_id = ?", (device_id,))
 
     def set_connected(self, device_id: str, connected: bool) -> None:
         """Record that a device connected or disconnected."""
         state, now = ("Connected" if connected else "Disconnected"), self.now()
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE devices SET connection_state = ?, connection_state_updated_time = ?, "
                 "last_activity_time = ? WHERE device_id = ?",
@@ -165,7 +174,7 @@ class Store:
 
     def count_telemetry(self, device_id: str) -> None:
         """Count one device-to-cloud message."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 "UPDATE devices SET telemetry_count = telemetry_count + 1, last_activity_time = ? "
                 "WHERE device_id = ?",
@@ -199,7 +208,7 @@ class Store:
         if by_device:
             columns["last_activity_time"] = self.now()
         changes = ", ".join(f"{name} = :{name}" for name in columns)
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 f"UPDATE devices SET {changes} WHERE device_id = :device_id",  # noqa: S608
                 {**columns, "device_id": device_id},
@@ -214,7 +223,7 @@ class Store:
 
     def save_session(self, device_id: str, subscriptions: dict[str, int]) -> None:
         """Keep a device's subscriptions for its next connection."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute(
                 "INSERT INTO sessions VALUES (?, ?) "
                 "ON CONFLICT (device_id) DO UPDATE SET subscriptions = excluded.subscriptions",
@@ -223,7 +232,7 @@ class Store:
 
     def delete_session(self, device_id: str) -> None:
         """Forget a device's session."""
-        with self._database.transaction() as connection:
+        with self.database.transaction() as connection:
             connection.execute("DELETE FROM sessions WHERE device_id = ?", (device_id,))
 
 

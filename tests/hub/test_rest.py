@@ -42,6 +42,9 @@ OPERATIONS = {
     "change a twin": ("PATCH", "/twins/nobody", {}, SERVICE),
     "replace a twin": ("PUT", "/twins/nobody", {}, SERVICE),
     "call a method": ("POST", "/twins/nobody/methods", {"methodName": "m"}, SERVICE),
+    "write many devices": ("POST", "/devices", b"no json", WRITE),
+    "count the devices": ("GET", "/statistics/devices", None, READ),
+    "count the connections": ("GET", "/statistics/service", None, SERVICE),
     "query": ("POST", "/devices/query", {}, SERVICE),
     "look at the hub": ("GET", "/$localhub/status", None, SERVICE),
 }
@@ -145,6 +148,9 @@ BUILT = {
     ("PATCH", "/twins/{id}"),
     ("PUT", "/twins/{id}"),
     ("POST", "/twins/{deviceId}/methods"),
+    ("POST", "/devices"),
+    ("GET", "/statistics/devices"),
+    ("GET", "/statistics/service"),
 }
 
 
@@ -179,6 +185,27 @@ def test_a_route_of_the_sdk_is_built_or_says_that_it_is_not(
     else:
         assert_error(reply, 501000, "NotImplemented")
         assert f"({method} {path})" in reply.content["Message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "name"),
+    [
+        ("POST", "/devices/x/files", "file uploads"),
+        ("POST", "/devices/x/files/notifications", "file uploads"),
+        ("POST", "/devices/x/messages/events", "messages over HTTPS"),
+        ("GET", "/devices/x/messages/deviceBound", "messages over HTTPS"),
+        ("DELETE", "/devices/x/commands", "cloud-to-device messages"),
+        ("GET", "/devices/x/modules", "modules"),
+        ("POST", "/devices/x/applyConfigurationContent", "edge configurations"),
+    ],
+)
+def test_what_the_local_hub_leaves_out_is_refused_by_name(
+    hub_process: HubProcess, method: str, path: str, name: str
+) -> None:
+    reply = call(hub_process, method, path, {})
+
+    assert_error(reply, 501000, "NotImplemented")
+    assert f"does not offer {name} ({method} {path})" in reply.content["Message"]
 
 
 def test_a_route_that_iot_hub_does_not_have_is_said_to_be_none(hub_process: HubProcess) -> None:

@@ -84,7 +84,7 @@ def test_errors_of_the_registry_are_those_of_iot_hub(registry: Any, device_id: s
     registry.create_device_with_sas(*new)
     assert refusal(registry.create_device_with_sas, *new) == (409, "DeviceAlreadyExists")
     with pytest.raises(HttpOperationError, match="Not Implemented"):
-        registry.get_device_registry_statistics()
+        registry.get_modules(device_id)
 
 
 def test_disabling_a_device_ends_its_link_and_enabling_lets_it_back(
