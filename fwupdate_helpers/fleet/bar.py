@@ -84,5 +84,5 @@ def _in_notebook() -> bool:
         return False
     from IPython import get_ipython
 
-    shell: Any = get_ipython()  # type: ignore[no-untyped-call]
+    shell: Any = get_ipython()
     return shell is not None and hasattr(shell, "kernel")

@@ -138,9 +138,9 @@ def end_all(workers: Sequence[Worker], seconds: float, on_tick: Callable[[], obj
 
 
 def _start() -> subprocess.Popen[str]:
-    flags = {}
+    flags = 0
     if sys.platform == "win32":  # or Ctrl-C would reach it
-        flags = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
+        flags = subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
     return subprocess.Popen(
         [sys.executable, "-m", "fwupdate_helpers.fleet.worker"],
         stdin=subprocess.PIPE,
@@ -149,7 +149,7 @@ def _start() -> subprocess.Popen[str]:
         text=True,
         encoding="utf-8",
         errors="replace",
-        **flags,
+        creationflags=flags,
     )
 
 

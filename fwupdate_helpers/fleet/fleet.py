@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,7 @@ from fwupdate_helpers.fleet.crew import Worker, end_all
 from fwupdate_helpers.fleet.factory import factory_images
 from fwupdate_helpers.fleet.identities import create_identities, delete_identities
 from fwupdate_helpers.fleet.lines import (
+    END_SECONDS,
     FAILED,
     OFF,
     OFFLINE,
@@ -33,7 +35,6 @@ from fwupdate_helpers.fleet.lines import (
 from fwupdate_helpers.fleet.names import FleetName
 from fwupdate_helpers.fleet.profiles import Choices, DeviceProfile, Mix, frozen_tags
 from fwupdate_helpers.fleet.states import FleetStates
-from fwupdate_helpers.fleet.worker import END_SECONDS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -374,7 +375,7 @@ def _shares(size: int, most: int) -> list[range]:
     """Share devices out to as few workers as can be, evenly."""
     workers = -(-size // most)
     bounds = [size * number // workers for number in range(workers + 1)]
-    return [range(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+    return [range(first, last) for first, last in pairwise(bounds)]
 
 
 def _public(state: str) -> str:

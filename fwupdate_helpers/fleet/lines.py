@@ -32,6 +32,10 @@ WHY: Final = "why"
 FOLDER: Final = "folder"
 
 
+END_SECONDS: Final = 45.0
+"""How long the devices of a worker may take to say goodbye; then it ends all the same."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One device, as a worker is told of it; the names are those of `DeviceProfile`."""

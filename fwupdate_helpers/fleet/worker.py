@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from fwupdate_helpers.device.program import is_harmless
-from fwupdate_helpers.fleet.lines import FOLDER, INDEX, OFF, ON, STATE, WHY, Task
+from fwupdate_helpers.fleet.lines import END_SECONDS, FOLDER, INDEX, OFF, ON, STATE, WHY, Task
 from fwupdate_helpers.fleet.member import Common, FleetDevice
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ Json = dict[str, Any]
 AT_ONCE: Final = 8
 """Devices that connect at the same time: the SDK makes all connections of a process on one thread,
 so more would only wait longer, and one after the other spreads the load on the hub."""
-END_SECONDS: Final = 45.0
-"""How long the devices may take to say goodbye; then the process ends all the same."""
 _FILES: Final = 4096
 
 
