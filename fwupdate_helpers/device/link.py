@@ -20,7 +20,14 @@ from typing import Any, Final, TypeVar
 
 from fwupdate_helpers.device.link_policy import LinkPolicy
 from fwupdate_helpers.device.reports import NotAcknowledged
-from fwupdate_helpers.device.sdk_inside import METHODS, discard, is_renewing, sever, subscribe
+from fwupdate_helpers.device.sdk_inside import (
+    METHODS,
+    discard,
+    is_renewing,
+    release,
+    sever,
+    subscribe,
+)
 from fwupdate_helpers.errors import DeviceIdInUse, FirmwareUpdateError, HubUnavailable
 from fwupdate_helpers.events import EventLog
 from fwupdate_helpers.sdk_errors import no_connection
@@ -246,6 +253,7 @@ class HubLink:
         if not self._is_cut:
             with suppress(Exception):
                 await asyncio.wait_for(self._client.shutdown(), STOP_SECONDS)
+                release(self._client)
                 return
         await self._discard(self._client)
 

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 
     from fwupdate_helpers.hub import Hub
 
-MAX_PER_WORKER: Final = 250
-"""paho waits with ``select()``, which takes no descriptor from 1024 on; a client has three."""
+MAX_PER_WORKER: Final = 200
+"""paho waits with ``select()``, which takes no descriptor from 1024 on. A device has three while it
+is connected, and five at the worst moment: with a download, or with two clients in a reboot."""
 MODELS: Final = {DEMO_BOARD: 0.7, f"{DEMO_BOARD}-b": 0.3}
 VERSIONS: Final = {"1.0.0": 0.8, "1.1.0": 0.2}
 SITES: Final = ("berlin", "oslo", "porto")
@@ -79,7 +80,7 @@ class Fleet:
         outage_seconds: How long the power stays away then.
         watchdog_seconds: How long a board's watchdog waits for firmware that hangs.
         signing_key: The publisher's key; None is the user's own, as of ``fwupdate-device``.
-        per_worker: How many devices a worker process runs at most; 250 is the most it can.
+        per_worker: How many devices a worker process runs at most; 200 is the most it can.
 
     Attributes:
         name: The fleet's name on the hub: the tag ``fleet`` of its device twins.

@@ -7,6 +7,7 @@ Source: Microsoft's "Understand and use device twins in IoT Hub" (iot-hub-devgui
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -246,12 +247,14 @@ def _service_parts(patch: Json) -> tuple[Json | None, Json | None]:
 
 
 _READ_ONLY = (_METADATA, _VERSION)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_NOT_IN_KEY = re.compile("[.$ \x00-\x1f\x7f-\x9f]")
 
 
 def _check_key(section: str, key: str) -> None:
     if not key or len(key.encode()) > MAX_KEY_BYTES:
         raise _invalid(section, f"has a key that is empty or over {MAX_KEY_BYTES} bytes")
-    if any(character in ".$ " or _is_control(character) for character in key):
+    if _NOT_IN_KEY.search(key):
         raise _invalid(section, f"has the key {key!r}; no '.', '$', space or control character")
 
 
@@ -280,14 +283,10 @@ def _size(value: Any) -> int:
     if isinstance(value, list):
         return sum(map(_size, value))
     if isinstance(value, str):
-        return sum(len(c.encode()) for c in value if not _is_control(c))
+        return len(_CONTROL.sub("", value).encode())
     if isinstance(value, bool):
         return 4
     return 0 if value is None else 8
-
-
-def _is_control(character: str) -> bool:
-    return character < " " or "\x7f" <= character <= "\x9f"
 
 
 def _invalid(section: str, problem: str) -> HubError:
