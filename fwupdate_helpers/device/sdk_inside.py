@@ -93,6 +93,7 @@ async def discard(client: Any) -> None:
     sever(client)
     await _called_back(client._mqtt_pipeline.shutdown)
     await _stop_handlers(client._handler_manager)
+    release(client)
 
 
 def release(client: Any) -> None:

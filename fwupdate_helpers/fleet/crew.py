@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from fwupdate_helpers.fleet.lines import FAILED, FOLDER, INDEX, STATE, WHY, Task
 from fwupdate_helpers.fleet.states import FleetStates
+from fwupdate_helpers.localhub.redaction import mask_text
 
 logger = logging.getLogger(__name__)
 
@@ -36,21 +37,29 @@ class Worker:
 
     Attributes:
         indices: The numbers of its devices.
-        process: The process; `give` it its task.
+        process: The process, once it has begun.
     """
 
     def __init__(self, indices: Iterable[int], states: FleetStates) -> None:
         self.indices = frozenset(indices)
+        self.process: subprocess.Popen[str] | None = None
         self._states = states
         self._folder: Path | None = None
         self._errors: deque[str] = deque(maxlen=_ERROR_LINES)
         self._is_ending = False
         self._pipe = threading.Lock()
+        self._readers: list[threading.Thread] = []
+
+    def begin(self) -> None:
+        """Start the process. It reads nothing yet: `give` it its task.
+
+        Where an interrupt comes between, nobody holds the process, so its input ends, and it.
+        """
         with _interrupts_held_back():
-            self.process = _start()
+            process = self.process = _start()
         self._readers = [
-            threading.Thread(target=read, name=f"fleet-worker-{self.process.pid}", daemon=True)
-            for read in (self._read_answers, self._read_errors)
+            threading.Thread(target=read, args=(process,), name=f"fleet-{process.pid}", daemon=True)
+            for read in (self._read_errors, self._read_answers)
         ]
         for reader in self._readers:
             reader.start()
@@ -64,14 +73,16 @@ class Worker:
         self._write(json.dumps({what: list(indices)}))
 
     def end(self) -> None:
-        """Tell it to end; `ended` waits for that."""
+        """Tell it to end; `has_ended` waits for that."""
         self._is_ending = True
         with self._pipe, suppress(OSError):
-            if self.process.stdin is not None:
+            if self.process is not None and self.process.stdin is not None:
                 self.process.stdin.close()
 
     def has_ended(self, seconds: float) -> bool:
         """Wait for its end, no longer than so many seconds; return whether it came."""
+        if self.process is None:
+            return True
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -84,38 +95,38 @@ class Worker:
 
     def kill(self) -> None:
         """End it at once."""
-        self.process.kill()
+        if self.process is not None:
+            self.process.kill()
 
     def _write(self, line: str) -> None:
         # A worker that died is told by its reader.
         with self._pipe, suppress(OSError, ValueError):
-            if self.process.stdin is not None:
+            if self.process is not None and self.process.stdin is not None:
                 self.process.stdin.write(line + "\n")
                 self.process.stdin.flush()
 
     # -- in threads of their own ------------------------------------------------------------------
 
-    def _read_answers(self) -> None:
-        for line in self.process.stdout or ():
+    def _read_answers(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
             answer = json.loads(line)
             if FOLDER in answer:
                 self._folder = Path(answer[FOLDER])
             else:
                 self._states.put(answer[INDEX], answer[STATE], answer.get(WHY, ""))
         if not self._is_ending:
-            self._note_death()
+            self._note_death(process.wait())
 
-    def _note_death(self) -> None:
-        code = self.process.wait()
-        self._readers[1].join()
-        logger.error("a worker of the fleet ended with %s: %s", code, "".join(self._errors))
-        why = f"The worker process of the fleet ended by itself (status {code}). Start the fleet."
+    def _note_death(self, status: int) -> None:
+        self._readers[0].join()
+        logger.error("a worker of the fleet ended with %s: %s", status, "".join(self._errors))
+        why = f"Its worker process ended by itself (status {status}). Stop the fleet and start it."
         for index in self.indices:
             self._states.put(index, FAILED, why)
 
-    def _read_errors(self) -> None:
-        for line in self.process.stderr or ():
-            self._errors.append(line)
+    def _read_errors(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stderr or ():
+            self._errors.append(mask_text(line))
 
 
 def end_all(workers: Sequence[Worker], seconds: float, on_tick: Callable[[], object]) -> None:

@@ -197,6 +197,7 @@ class Fleet:
     def _begin(self) -> None:
         for indices in _shares(len(self.profiles), self._per_worker):
             self._workers.append(Worker(indices, self._states))
+            self._workers[-1].begin()
         images = factory_images(self._versions, self.models, self.signing_key)
         with progress_bar("Creating device identities", len(self.profiles)) as tick:
             keys = create_identities(self._hub, self.profiles, tick)
