@@ -11,12 +11,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
-from fwupdate_helpers.fleet.lines import FAILED, FOLDER, INDEX, STATE, WHY, Task
+from fwupdate_helpers.fleet.lines import FAILED, FOLDER, INDEX, OFF, ON, STATE, WHY, Task
 from fwupdate_helpers.fleet.states import FleetStates
 from fwupdate_helpers.localhub.redaction import mask_text
 
@@ -38,11 +38,13 @@ class Worker:
     Attributes:
         indices: The numbers of its devices.
         process: The process, once it has begun.
+        is_dead: Whether it was found to have ended by itself.
     """
 
     def __init__(self, indices: Iterable[int], states: FleetStates) -> None:
         self.indices = frozenset(indices)
         self.process: subprocess.Popen[str] | None = None
+        self.is_dead = False
         self._states = states
         self._folder: Path | None = None
         self._errors: deque[str] = deque(maxlen=_ERROR_LINES)
@@ -68,9 +70,16 @@ class Worker:
         """Give it its task, once; the devices are off at first."""
         self._write(task.to_line())
 
-    def order(self, what: str, indices: Sequence[int]) -> None:
-        """Tell it to switch devices on or off."""
-        self._write(json.dumps({what: list(indices)}))
+    def switch_on(self, indices: Collection[int]) -> None:
+        """Tell it to switch on those of these devices that are its own."""
+        mine = sorted(self.indices.intersection(indices))
+        # What was known of them is of the past: nobody is to take it for the outcome of this.
+        self._states.begin(mine if not self.is_dead else ())
+        self._write(json.dumps({ON: mine}))
+
+    def switch_off(self, indices: Collection[int]) -> None:
+        """Tell it to switch off those of these devices that are its own."""
+        self._write(json.dumps({OFF: sorted(self.indices.intersection(indices))}))
 
     def end(self) -> None:
         """Tell it to end; `has_ended` waits for that."""
@@ -108,7 +117,7 @@ class Worker:
     # -- in threads of their own ------------------------------------------------------------------
 
     def _read_answers(self, process: subprocess.Popen[str]) -> None:
-        for line in process.stdout or ():
+        for line in _lines_of(process.stdout):
             answer = json.loads(line)
             if FOLDER in answer:
                 self._folder = Path(answer[FOLDER])
@@ -119,13 +128,14 @@ class Worker:
 
     def _note_death(self, status: int) -> None:
         self._readers[0].join()
+        self.is_dead = True
         logger.error("a worker of the fleet ended with %s: %s", status, "".join(self._errors))
         why = f"Its worker process ended by itself (status {status}). Stop the fleet and start it."
         for index in self.indices:
             self._states.put(index, FAILED, why)
 
     def _read_errors(self, process: subprocess.Popen[str]) -> None:
-        for line in process.stderr or ():
+        for line in _lines_of(process.stderr):
             self._errors.append(mask_text(line))
 
 
@@ -146,6 +156,13 @@ def end_all(workers: Sequence[Worker], seconds: float, on_tick: Callable[[], obj
             if time.monotonic() > deadline:
                 worker.kill()
     on_tick()
+
+
+def _lines_of(stream: IO[str] | None) -> Iterator[str]:
+    """Yield the lines of a stream to its end, and close it."""
+    if stream is not None:
+        with stream:
+            yield from stream
 
 
 def _start() -> subprocess.Popen[str]:

@@ -24,9 +24,7 @@ from fwupdate_helpers.fleet.identities import create_identities, delete_identiti
 from fwupdate_helpers.fleet.lines import (
     END_SECONDS,
     FAILED,
-    OFF,
     OFFLINE,
-    ON,
     ONLINE,
     SWITCHED_OFF,
     Member,
@@ -258,7 +256,10 @@ class Fleet:
             ValueError: A device is none of this fleet.
             FleetNotStarted: They do not come to their end.
         """
-        self._switch(OFF, device_ids, "Switching devices off", (SWITCHED_OFF,))
+        indices = self._indices(device_ids)
+        for worker in self._workers:
+            worker.switch_off(indices)
+        self._wait(indices, "Switching devices off", (SWITCHED_OFF, FAILED))
 
     def switch_on(self, device_ids: str | Iterable[str]) -> None:
         """Switch devices on again; returns when they are connected. They keep their boards.
@@ -267,23 +268,20 @@ class Fleet:
             ValueError: A device is none of this fleet.
             FleetNotStarted: Devices did not connect.
         """
-        indices = self._switch(ON, device_ids, "Connecting devices", (ONLINE, FAILED))
+        indices = self._indices(device_ids)
+        for worker in self._workers:
+            worker.switch_on(indices)
+        self._wait(indices, "Connecting devices", (ONLINE, FAILED))
         reasons = self._states.reasons()
         self._raise_failures({index: reasons[index] for index in indices if index in reasons})
 
-    def _switch(
-        self, order: str, device_ids: str | Iterable[str], what: str, goal: Sequence[str]
-    ) -> list[int]:
-        indices = self._indices(device_ids)
-        for worker in self._workers:
-            worker.order(order, sorted(worker.indices.intersection(indices)))
+    def _wait(self, indices: list[int], what: str, goal: Sequence[str]) -> None:
         with progress_bar(what, len(indices)) as tick:
             done = self._states.wait(indices, goal, silence=_SILENCE, on_tick=tick)
         if not done:
             states = self._states.all()
             late = {index: "no answer in time" for index in indices if states[index] not in goal}
             self._raise_failures(late)
-        return indices
 
     def _indices(self, device_ids: str | Iterable[str]) -> list[int]:
         wanted = [device_ids] if isinstance(device_ids, str) else list(device_ids)

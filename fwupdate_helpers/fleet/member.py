@@ -87,6 +87,8 @@ class FleetDevice:
         self._is_unwanted.set()
         if self._program is not None:
             self._program.end(None)
+        elif self._running is None or self._running.done():
+            self._tell(SWITCHED_OFF)
 
     async def ended(self) -> None:
         """Return when it has ended."""

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
-from fwupdate_helpers.fleet.lines import FAILED, SWITCHED_OFF
+from fwupdate_helpers.fleet.lines import FAILED, ONLINE, STARTING, SWITCHED_OFF
 
 _TICK: Final = 0.2
 """Seconds: an endless wait cannot be interrupted by Ctrl-C on Windows, and a bar wants to move."""
@@ -36,6 +36,12 @@ class FleetStates:
                 self._reasons[index] = why
             self._changed_at = time.monotonic()
             self._changed.notify_all()
+
+    def begin(self, indices: Iterable[int]) -> None:
+        """Note that these devices were told to start, except those that are online."""
+        for index in indices:
+            if self._states[index] != ONLINE:
+                self.put(index, STARTING)
 
     def all(self) -> list[str]:
         """Return the state of each device, by its number."""
