@@ -183,6 +183,11 @@ class Hub:
             return {}
         return {"server_verification_cert": self._ca_file.read_text(encoding="ascii")}
 
+    @property
+    def device_host(self) -> str:
+        """The ``HostName`` of a device connection string."""
+        return self._device_host
+
     def device_id(self, name: str) -> str:
         """Return a device id of your own: your user name, the notebook and `name`.
 
