@@ -266,12 +266,6 @@ WRONG_ANSWERS = {
             "    return 'updateId' in twin.properties.reported['firmwareUpdate']",
         ),
         Wrong(
-            "a function without one gives None",
-            "def was_heard(update_id):\n"
-            "    twin = hub.registry.get_twin(thermostat.device_id)\n"
-            "    twin.properties.reported['firmwareUpdate']['updateId'] == update_id",
-        ),
-        Wrong(
             "that was heard, was_heard said False",
             "seen = hub.registry.get_twin(thermostat.device_id).properties.reported\n"
             "def was_heard(update_id):\n"

@@ -33,10 +33,13 @@ def test_the_first_update_of_a_device_is_enough_to_tell_whether_it_was_heard(
         twin = hub.registry.get_twin(thermostat.device_id)
         return twin.properties.reported["firmwareUpdate"]["updateId"] == update_id
 
-    uris = {"1.0.0": "test.com"}
-    names = {"hub": hub, "thermostat": thermostat, "uris": uris, "was_heard": was_heard}
-    card = check("03-b", names)
+    names = {"hub": hub, "thermostat": thermostat, "uris": {"1.0.0": "test.com"}}
+    card = check("03-b", {**names, "was_heard": was_heard})
     assert card.outcome is Outcome.CORRECT, card
+
+    card = check("03-b", {**names, "was_heard": lambda update_id: None})
+    assert card.outcome is Outcome.INCORRECT and "was_heard returned nothing" in card.seen
+    assert "The return" in card.look
 
 
 def test_a_method_that_does_not_answer_is_a_mistake_and_its_card_says_where_to_look(
