@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from fwupdate_helpers.localhub import leases, ports, tls
 from fwupdate_helpers.localhub.authentication import Authenticator
 from fwupdate_helpers.localhub.config import load_config
+from fwupdate_helpers.localhub.database import Database
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.fault_wire import WireFaults
@@ -115,13 +116,13 @@ class _LocalHub:
         context = tls.server_context(self._state)
         images = ImageStore(self._state.images, _utc_now)
         self._trace.hide_images(images.names_one)
-        store = Store(self._state.database, _utc_now)
+        database = Database(self._state.database, _utc_now)
         try:
-            await self._serve(listeners, config, store, images, context, on_ready)
+            await self._serve(listeners, config, database, images, context, on_ready)
         finally:
             self._state.running_file.unlink(missing_ok=True)
             images.close()
-            store.close()
+            database.close()
             listeners.device.close()
             listeners.service.close()
 
@@ -129,13 +130,14 @@ class _LocalHub:
         self,
         listeners: ports.Listeners,
         config: Json,
-        store: Store,
+        database: Database,
         images: ImageStore,
         context: ssl.SSLContext,
         on_ready: Callable[[Json], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_loop_error)
+        store = Store(database)
         authenticator = Authenticator(
             config["policies"],
             host_names=_host_names(listeners),
@@ -152,7 +154,7 @@ class _LocalHub:
             authenticator,
             trace=self._trace,
             faults=self._faults,
-            about=lambda: self._about(devices, store),
+            about=lambda: self._about(devices, store, database),
             stop=self._stopping.set,
             used=self._note_use,
         )
@@ -190,13 +192,13 @@ class _LocalHub:
         logger.info("ready on %s", _service_host(listeners))
         on_ready(self._ready)
 
-    def _about(self, devices: DeviceEndpoint, store: Store) -> Json:
+    def _about(self, devices: DeviceEndpoint, store: Store, database: Database) -> Json:
         return {
             **self._ready,
             "connected_devices": devices.connected_count,
             "telemetry_messages": store.telemetry_count(),
             "open_hubs": len(leases.alive(self._state)),
-            "journal_mode": store.journal_mode,
+            "journal_mode": database.journal_mode,
             "idle_timeout": self._idle_timeout,
         }
 

@@ -45,12 +45,8 @@ from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.trace_route import TraceRoute
-from fwupdate_helpers.localhub.twins import (
-    Twin,
-    desired_patch,
-    patch_by_service,
-    replace_by_service,
-)
+from fwupdate_helpers.localhub.twin_changes import TwinChanges
+from fwupdate_helpers.localhub.twins import Twin
 from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 Json = dict[str, Any]
@@ -109,6 +105,7 @@ class ServiceEndpoint:
         self._store = store
         self._devices = devices
         self._methods = methods
+        self._twins = TwinChanges(store, devices)
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
         self._faults = faults
@@ -204,26 +201,18 @@ class ServiceEndpoint:
         return self._twin(device_id, self._store.twin(device_id))
 
     async def _patch_twin(self, request: web.Request) -> web.Response:
-        device_id = _device_id(request)
-        patch = loads_object(await request.read())
-        before = self._store.twin(device_id)
-        _check_etag(request, before.etag)
-        twin = patch_by_service(before, patch, self._store.now())
-        return self._save_twin(device_id, twin, desired_patch(patch))
+        return await self._change_twin(request, self._twins.patch)
 
     async def _replace_twin(self, request: web.Request) -> web.Response:
+        return await self._change_twin(request, self._twins.replace)
+
+    async def _change_twin(
+        self, request: web.Request, change: Callable[[str, Json], Twin]
+    ) -> web.Response:
         device_id = _device_id(request)
         content = loads_object(await request.read())
-        before = self._store.twin(device_id)
-        _check_etag(request, before.etag)
-        twin, patch = replace_by_service(before, content, self._store.now())
-        return self._save_twin(device_id, twin, patch)
-
-    def _save_twin(self, device_id: str, twin: Twin, patch: Json | None) -> web.Response:
-        self._store.save_twin(device_id, twin)
-        if patch is not None:
-            self._devices.send_desired(device_id, patch, twin.desired.version)
-        return self._twin(device_id, twin)
+        _check_etag(request, self._store.twin(device_id).etag)
+        return self._twin(device_id, change(device_id, content))
 
     def _twin(self, device_id: str, twin: Twin) -> web.Response:
         return _json(twin_json(self._store.get(device_id), twin))
