@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 from fwupdate_helpers.connection_string import Secret, mask, read_device_string

@@ -156,7 +156,7 @@ class ServiceEndpoint:
         route("*", "/{anything:.*}", self._guarded(SERVICE_CONNECT, _no_such_route))
         return app
 
-    def _guarded(self, permission: str, handler: Handler) -> Handler:
+    def _guarded(self, permission: str | frozenset[str], handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             self._authenticator.check_service(
                 request.headers.get("Authorization"), request.path, permission
