@@ -19,11 +19,13 @@ from filelock import FileLock, Timeout
 from fwupdate_helpers.localhub import leases, ports, tls
 from fwupdate_helpers.localhub.authentication import Authenticator
 from fwupdate_helpers.localhub.config import load_config
+from fwupdate_helpers.localhub.database import Database
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.methods import DirectMethods
+from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
 from fwupdate_helpers.localhub.store import Store
@@ -114,13 +116,13 @@ class _LocalHub:
         tls.ensure_certificates(self._state, listeners.address)
         context = tls.server_context(self._state)
         images = ImageStore(self._state.images, _utc_now)
-        store = Store(self._state.database, _utc_now)
+        database = Database(self._state.database, _utc_now)
         try:
-            await self._serve(listeners, config, store, images, context, on_ready)
+            await self._serve(listeners, config, database, images, context, on_ready)
         finally:
             self._state.running_file.unlink(missing_ok=True)
             images.close()
-            store.close()
+            database.close()
             listeners.device.close()
             listeners.service.close()
 
@@ -128,13 +130,14 @@ class _LocalHub:
         self,
         listeners: ports.Listeners,
         config: Json,
-        store: Store,
+        database: Database,
         images: ImageStore,
         context: ssl.SSLContext,
         on_ready: Callable[[Json], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_loop_error)
+        store = Store(database)
         authenticator = Authenticator(
             config["policies"],
             host_names=_host_names(listeners),
@@ -149,9 +152,10 @@ class _LocalHub:
             methods,
             images,
             authenticator,
+            queries=QueryRoute(database),
             trace=self._trace,
             faults=self._faults,
-            about=lambda: self._about(devices, store),
+            about=lambda: self._about(devices, store, database),
             stop=self._stopping.set,
             used=self._note_use,
         )
@@ -189,13 +193,13 @@ class _LocalHub:
         logger.info("ready on %s", _service_host(listeners))
         on_ready(self._ready)
 
-    def _about(self, devices: DeviceEndpoint, store: Store) -> Json:
+    def _about(self, devices: DeviceEndpoint, store: Store, database: Database) -> Json:
         return {
             **self._ready,
             "connected_devices": devices.connected_count,
             "telemetry_messages": store.telemetry_count(),
             "open_hubs": len(leases.alive(self._state)),
-            "journal_mode": store.journal_mode,
+            "journal_mode": database.journal_mode,
             "idle_timeout": self._idle_timeout,
         }
 

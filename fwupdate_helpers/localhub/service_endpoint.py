@@ -43,14 +43,11 @@ from fwupdate_helpers.localhub.image_endpoint import ImageEndpoint
 from fwupdate_helpers.localhub.images import ImageStore
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
+from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.trace_route import TraceRoute
-from fwupdate_helpers.localhub.twins import (
-    Twin,
-    desired_patch,
-    patch_by_service,
-    replace_by_service,
-)
+from fwupdate_helpers.localhub.twin_changes import TwinChanges
+from fwupdate_helpers.localhub.twins import Twin
 from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 Json = dict[str, Any]
@@ -58,7 +55,6 @@ _DEVICE_ID = re.compile(r"[A-Za-z0-9\-.%_*?!(),:=@$']{1,128}")
 
 NOT_BUILT: Final = (
     ("POST", "/devices", "bulk registry operations"),
-    ("POST", "/devices/query", "queries"),
     ("GET", "/statistics/{kind}", "statistics"),
     ("*", "/devices/{id}/modules", "modules"),
     ("*", "/devices/{id}/modules/{mid}", "module identities"),
@@ -86,6 +82,7 @@ class ServiceEndpoint:
     """The REST API over a store, the published images and the device endpoint.
 
     Args:
+        queries: The route that answers queries.
         trace: Where requests and answers are noted.
         about: Returns what ``GET /$localhub/status`` answers.
         stop: Called by ``POST /$localhub/stop``.
@@ -100,6 +97,7 @@ class ServiceEndpoint:
         images: ImageStore,
         authenticator: Authenticator,
         *,
+        queries: QueryRoute,
         trace: WireTrace,
         faults: WireFaults,
         about: Callable[[], Json],
@@ -109,8 +107,10 @@ class ServiceEndpoint:
         self._store = store
         self._devices = devices
         self._methods = methods
+        self._twins = TwinChanges(store, devices)
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
+        self._query_route = queries
         self._faults = faults
         self._fault_route = FaultRoute(faults, devices, store, images)
         self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
@@ -133,6 +133,7 @@ class ServiceEndpoint:
         route("POST", "/twins/{id}/methods", self._guarded(SERVICE_CONNECT, self._invoke_method))
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
+        self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
@@ -204,26 +205,18 @@ class ServiceEndpoint:
         return self._twin(device_id, self._store.twin(device_id))
 
     async def _patch_twin(self, request: web.Request) -> web.Response:
-        device_id = _device_id(request)
-        patch = loads_object(await request.read())
-        before = self._store.twin(device_id)
-        _check_etag(request, before.etag)
-        twin = patch_by_service(before, patch, self._store.now())
-        return self._save_twin(device_id, twin, desired_patch(patch))
+        return await self._change_twin(request, self._twins.patch)
 
     async def _replace_twin(self, request: web.Request) -> web.Response:
+        return await self._change_twin(request, self._twins.replace)
+
+    async def _change_twin(
+        self, request: web.Request, change: Callable[[str, Json], Twin]
+    ) -> web.Response:
         device_id = _device_id(request)
         content = loads_object(await request.read())
-        before = self._store.twin(device_id)
-        _check_etag(request, before.etag)
-        twin, patch = replace_by_service(before, content, self._store.now())
-        return self._save_twin(device_id, twin, patch)
-
-    def _save_twin(self, device_id: str, twin: Twin, patch: Json | None) -> web.Response:
-        self._store.save_twin(device_id, twin)
-        if patch is not None:
-            self._devices.send_desired(device_id, patch, twin.desired.version)
-        return self._twin(device_id, twin)
+        _check_etag(request, self._store.twin(device_id).etag)
+        return self._twin(device_id, change(device_id, content))
 
     def _twin(self, device_id: str, twin: Twin) -> web.Response:
         return _json(twin_json(self._store.get(device_id), twin))

@@ -15,6 +15,7 @@ import pytest
 
 from fwupdate_helpers.localhub import device_connection
 from fwupdate_helpers.localhub.authentication import Authenticator
+from fwupdate_helpers.localhub.database import Database
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.methods import DirectMethods
@@ -69,7 +70,8 @@ async def _seconds_until_hung_up(folder: Path, chatter: bytes) -> float:
     def clock() -> datetime:
         return datetime.now(timezone.utc)
 
-    store = Store(folder / "hub.db", clock)
+    database = Database(folder / "hub.db", clock)
+    store = Store(database)
     authenticator = Authenticator({}, host_names=frozenset(), store=store, clock=clock)
     endpoint = DeviceEndpoint(
         store, authenticator, DirectMethods(), clock, WireTrace(clock), WireFaults(clock)
@@ -92,7 +94,7 @@ async def _seconds_until_hung_up(folder: Path, chatter: bytes) -> float:
     finally:
         writer.close()
         server.close()
-        store.close()
+        database.close()
 
 
 @pytest.mark.parametrize("chatter", [b"", connect("d" * 100)], ids=["nothing", "byte by byte"])

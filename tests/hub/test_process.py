@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ import pytest
 
 from fwupdate_helpers.localhub import background, tls
 from fwupdate_helpers.localhub.config import load_config
+from fwupdate_helpers.localhub.database import Database
 from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.schema import VERSIONS
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
 from fwupdate_helpers.localhub.store import Store
 from tests.support import (
@@ -258,6 +261,10 @@ def test_a_damaged_database_gets_an_error_that_says_what_to_do(state: StateDir) 
         background.ensure_running(state)
 
 
+def open_database(state: StateDir) -> Database:
+    return Database(state.database, lambda: datetime.now(timezone.utc))
+
+
 @pytest.mark.parametrize("refusal", ["no shared memory", "shared memory cannot be mapped"])
 def test_where_wal_is_refused_the_store_says_so_and_works(
     state: StateDir,
@@ -276,15 +283,37 @@ def test_where_wal_is_refused_the_store_says_so_and_works(
     else:  # as on some network drives: WAL is granted, and the first read fails
         state.database.with_name("hub.db-shm").mkdir()
 
-    def open_store() -> Store:
-        return Store(state.database, lambda: datetime.now(timezone.utc))
-
-    store = open_store()
-    assert store.journal_mode == "delete"
+    database = open_database(state)
+    assert database.journal_mode == "delete"
     assert "refuses WAL" in caplog.text
+    store = Store(database)
     store.create("d1", status="enabled", status_reason=None, authentication={}, capabilities={})
-    store.close()
-    assert [one.device_id for one in open_store().list(10)] == ["d1"]
+    database.close()
+    assert [one.device_id for one in Store(open_database(state)).list(10)] == ["d1"]
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(state: StateDir) -> None:
+    state.prepare()
+    with closing(sqlite3.connect(state.database)) as old:
+        old.executescript(f"{VERSIONS[0]} PRAGMA user_version = 1;")
+    for _ in range(2):  # the second time there is nothing to do
+        with closing(open_database(state)) as database:
+            columns = database.connection.execute("PRAGMA table_info(devices)").fetchall()
+            assert "configurations" in [column["name"] for column in columns]
+            version = database.connection.execute("PRAGMA user_version").fetchone()[0]
+            assert version == len(VERSIONS)
+
+
+def test_a_database_of_a_newer_kit_is_refused_and_left_alone(state: StateDir) -> None:
+    state.prepare()
+    with closing(sqlite3.connect(state.database)) as newer:
+        newer.executescript(f"CREATE TABLE future (x); PRAGMA user_version = {len(VERSIONS) + 1};")
+    with pytest.raises(LocalHubError, match=r"newer version of this kit.* Update the kit"):
+        open_database(state)
+    with closing(sqlite3.connect(state.database)) as newer:
+        tables = newer.execute("SELECT name FROM sqlite_master").fetchall()
+        assert tables == [("future",)]
+        assert newer.execute("PRAGMA user_version").fetchone() == (len(VERSIONS) + 1,)
 
 
 # -- rights ---------------------------------------------------------------------------------------

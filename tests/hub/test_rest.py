@@ -42,7 +42,7 @@ OPERATIONS = {
     "change a twin": ("PATCH", "/twins/nobody", {}, SERVICE),
     "replace a twin": ("PUT", "/twins/nobody", {}, SERVICE),
     "call a method": ("POST", "/twins/nobody/methods", {"methodName": "m"}, SERVICE),
-    "query": ("POST", "/devices/query", {}, SERVICE),
+    "query": ("POST", "/devices/query", {"query": "SELECT * FROM devices"}, SERVICE),
     "look at the hub": ("GET", "/$localhub/status", None, SERVICE),
 }
 
@@ -144,6 +144,7 @@ BUILT = {
     ("GET", "/twins/{id}"),
     ("PATCH", "/twins/{id}"),
     ("PUT", "/twins/{id}"),
+    ("POST", "/devices/query"),
     ("POST", "/twins/{deviceId}/methods"),
 }
 

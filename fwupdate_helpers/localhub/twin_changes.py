@@ -1,0 +1,52 @@
+"""How a change of a twin by the service is carried out: write it, then tell the device.
+
+The REST API, scheduled jobs and automatic device configurations all change twins this way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
+from fwupdate_helpers.localhub.store import Store
+from fwupdate_helpers.localhub.twins import (
+    Twin,
+    desired_patch,
+    patch_by_service,
+    replace_by_service,
+)
+
+Json = dict[str, Any]
+
+
+class TwinChanges:
+    """Changes twins on behalf of the service; a device that is online is told at once."""
+
+    def __init__(self, store: Store, devices: DeviceEndpoint) -> None:
+        self._store = store
+        self._devices = devices
+
+    def patch(self, device_id: str, patch: Json) -> Twin:
+        """Merge tags and desired properties.
+
+        Raises:
+            HubError: 404001, there is no such device; 400004, the patch breaks a limit.
+        """
+        twin = patch_by_service(self._store.twin(device_id), patch, self._store.now())
+        return self._save(device_id, twin, desired_patch(patch))
+
+    def replace(self, device_id: str, content: Json) -> Twin:
+        """Replace tags and desired properties by what is given.
+
+        Raises:
+            HubError: 404001, there is no such device; 400004, the content breaks a limit.
+        """
+        before = self._store.twin(device_id)
+        twin, patch = replace_by_service(before, content, self._store.now())
+        return self._save(device_id, twin, patch)
+
+    def _save(self, device_id: str, twin: Twin, patch: Json | None) -> Twin:
+        self._store.save_twin(device_id, twin)
+        if patch is not None:
+            self._devices.send_desired(device_id, patch, twin.desired.version)
+        return twin
