@@ -155,7 +155,7 @@ def _follow(device: SimulatedDevice, progress: Callable[[], str | None]) -> None
 _IMAGE_EVENTS: Final = {"recovered", "verifying", "rebooting"}
 _DEVICE_EVENTS: Final = {
     *("reported", "ready", "starting", "downloading", "applying", "applied", "retry", "failed"),
-    *("booted", "hang", "rejected", "rolledback", "cancelled"),
+    *("booted", "hang", "rejected", "rolledback", "cancelled", "desired"),
     *_IMAGE_EVENTS,
 }
 """The tutorial's device says nothing more after the last report, so "completed" is not here."""

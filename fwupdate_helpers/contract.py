@@ -297,7 +297,7 @@ _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 @dataclass(frozen=True)
 class UpdateOrder:
-    """What a service asks for with the direct method.
+    """What a service asks for, with the direct method or by desired properties.
 
     Attributes:
         package_uri: Where the image is. A name without a scheme, such as the tutorial's
@@ -319,19 +319,26 @@ class UpdateOrder:
         """Read the method's payload; raise `ValueError` with a sentence when it is not usable."""
         if not isinstance(payload, dict):
             raise ValueError(f"The payload must be an object with {PACKAGE_URI!r}.")
-        uri = _text(payload, PACKAGE_URI, 2048)
-        if uri is None:
+        if payload.get(PACKAGE_URI) is None:
             raise ValueError(f"The payload needs {PACKAGE_URI!r}: where the image is.")
         update_id = _text(payload, UPDATE_ID, 128) or uuid.uuid4().hex
-        version, check_value = _text(payload, VERSION, 64), _text(payload, CHECK_VALUE, 64)
-        if version is not None:
-            parse_version(version)
+        return cls.from_fields(payload, update_id, uri=PACKAGE_URI, version=VERSION)
+
+    @classmethod
+    def from_fields(cls, fields: Json, update_id: str, *, uri: str, version: str) -> UpdateOrder:
+        """Read an order whose address and version have these names; `ValueError` as above."""
+        package_uri = _text(fields, uri, 2048)
+        if package_uri is None:
+            raise ValueError(f"{uri!r} is missing: where the image is.")
+        number, check_value = _text(fields, version, 64), _text(fields, CHECK_VALUE, 64)
+        if number is not None:
+            parse_version(number)
         if check_value is not None and not _SHA256.fullmatch(check_value):
             raise ValueError(f"{CHECK_VALUE!r} must be a SHA-256: 64 hexadecimal digits.")
-        allow_downgrade = payload.get(ALLOW_DOWNGRADE, False)
+        allow_downgrade = fields.get(ALLOW_DOWNGRADE, False)
         if not isinstance(allow_downgrade, bool):
             raise ValueError(f"{ALLOW_DOWNGRADE!r} must be true or false.")
-        return cls(uri, update_id, version, check_value, allow_downgrade)
+        return cls(package_uri, update_id, number, check_value, allow_downgrade)
 
     @property
     def is_simulated(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from fwupdate_helpers import contract
+from fwupdate_helpers.contract_firmware import CURRENT, desired_outcome
 from fwupdate_helpers.errors import UpdateFailed, UpdateTimeout
 from fwupdate_helpers.reported import reported_error, update_outcome
 from fwupdate_helpers.retries import OnRetry, Operation, RetryPolicy
@@ -71,7 +72,8 @@ def watch_update(
     Args:
         registry: The service client.
         device_id: The device to watch.
-        update_id: The id of the update, from `invoke_firmware_update`.
+        update_id: The id of the update, from `invoke_firmware_update`, or the `desired_update_id`
+            of a desired firmware; a device that runs it already reports that without an update.
         interval: Seconds between two reads of the twin.
         timeout: Seconds after which to give up; None waits for ever.
         policy: How often and how long each read of the twin is tried; None is the default
@@ -144,8 +146,9 @@ def wait_for_update(
     ):
         if on_change:
             on_change(twin)
-    failure = update_failure(device_id, reported_of(twin))
-    if failure:
+    reported = reported_of(twin)
+    failure = update_failure(device_id, reported)
+    if failure and not _runs(reported, update_id):
         raise failure
     return twin
 
@@ -204,6 +207,8 @@ class _Watch:
     def ended(self, reported: contract.Json) -> bool:
         if self.first is None:
             self.first = reported
+        if _runs(reported, self.update_id):
+            return True
         update = reported.get(contract.UPDATE)
         current = update.get(contract.UPDATE_ID) if isinstance(update, Mapping) else None
         if self.update_id is None:
@@ -222,6 +227,11 @@ class _Watch:
     def _any_ended(reported: contract.Json, first: contract.Json) -> bool:
         ended_meanwhile = update_outcome(first) is None and update_outcome(reported) is not None
         return _final(reported) or ended_meanwhile
+
+
+def _runs(reported: contract.Json, update_id: str | None) -> bool:
+    """Tell whether it is the id of a desired firmware that runs, perhaps without an update."""
+    return update_id is not None and desired_outcome(reported, update_id) == CURRENT
 
 
 def _final(reported: contract.Json) -> bool:

@@ -20,6 +20,7 @@ from fwupdate_helpers.contract import UpdateOrder
 from fwupdate_helpers.errors import DownloadError
 from fwupdate_helpers.firmware.agent import UpdateAgent
 from fwupdate_helpers.firmware.board import Board, Boot
+from fwupdate_helpers.firmware.desired import Verdict
 from fwupdate_helpers.firmware.download import Sink
 from fwupdate_helpers.firmware.flash import PowerLost
 from fwupdate_helpers.firmware.image import build_image
@@ -51,6 +52,7 @@ class World:
 
     Attributes:
         twin: The reported properties as the hub has them.
+        desired: The desired property `firmware`, if any.
         calls: What was called so far, in order.
         answers: The statuses of the direct methods that were answered.
         received: Bytes that the device got from the server.
@@ -59,6 +61,7 @@ class World:
     def __init__(self, folder: Path, factory: Path, served: bytes) -> None:
         self.folder, self.factory, self.served = folder, factory, served
         self.twin: Json = {}
+        self.desired: Json | None = None
         self.calls: list[str] = []
         self.answers: list[int] = []
         self.received = 0
@@ -113,8 +116,18 @@ class World:
             on_call=lambda operation, name: self.call(f"{operation} {name}".strip()),
         )
         agent = UpdateAgent(self.board, self)
-        if await agent.start(await self.boot(), self.twin):
+
+        def judge() -> Verdict | None:
+            return agent.judge(self.desired, allow_http=False)
+
+        goes_on = await agent.start(await self.boot(), self.twin, judge)
+        while goes_on:
             await agent.run()
+            verdict = judge()
+            goes_on = verdict is not None and verdict.order is not None
+            if verdict is not None:
+                agent.heed(verdict)
+                await agent.report()
         if order is None:
             return
         answer = agent.answer_at_once(order)

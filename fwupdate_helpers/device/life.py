@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fwupdate_helpers.connection_string import Secret
+from fwupdate_helpers.device.desired import DesiredDesk
 from fwupdate_helpers.device.faults import DeviceFaults
 from fwupdate_helpers.device.link import STOP_SECONDS, HubLink, silent_hub
 from fwupdate_helpers.device.link_policy import LinkPolicy
@@ -36,6 +37,7 @@ class DeviceSetup:
     connection_string: Secret
     stage_seconds: float
     board: Board | None
+    version: str | None
     policy: DownloadPolicy
     link_policy: LinkPolicy
     faults: DeviceFaults
@@ -58,6 +60,7 @@ class DeviceLife:
         is_ready: Whether the device is introduced: its twin is up to date, and it takes orders.
         reports: The reported properties on their way to the hub.
         desk: Answers direct methods.
+        desired: Follows the desired properties.
     """
 
     def __init__(
@@ -85,7 +88,7 @@ class DeviceLife:
             ready=self._link.ready,
             limit=setup.link_policy.waiting_reports,
         )
-        self._agent = UpdateAgent(setup.board, self._surroundings(cut_power))
+        self._agent = UpdateAgent(setup.board, self._surroundings(cut_power), version=setup.version)
         self.desk = MethodDesk(
             self._agent,
             setup.events,
@@ -93,6 +96,13 @@ class DeviceLife:
             run_update=self._run_update,
             allow_http=setup.policy.allow_http,
         )
+        self.desired = DesiredDesk(
+            self._agent,
+            setup.events,
+            run_update=self._run_update,
+            allow_http=setup.policy.allow_http,
+        )
+        self._keeping_up: asyncio.Task[None] | None = None
 
     def _new_link(self, post: Callable[..., None]) -> HubLink:
         setup = self._setup
@@ -110,8 +120,10 @@ class DeviceLife:
         from azure.iot.device.aio import IoTHubDeviceClient
 
         setup = self._setup
-        # The link connects again by itself, so the SDK must not.
-        options = {**setup.device_options, "connection_retry": False, "auto_connect": False}
+        # The link connects again by itself, so the SDK must not; nor must it read the twin by
+        # itself, which it does without a pause when the hub is busy.
+        own = {"connection_retry": False, "auto_connect": False, "ensure_desired_properties": False}
+        options = {**setup.device_options, **own}
         client = IoTHubDeviceClient.create_from_connection_string(
             # The SDK reads the text itself, not what a masked one prints.
             str.__str__(setup.connection_string),
@@ -149,10 +161,14 @@ class DeviceLife:
             await self._until_end(self._begin())
             on_ready()
             await self._until_end(asyncio.Event().wait())
+            self.desired.close()  # before the update ends: no other one begins
             if not self._bitten.is_set():
                 await self._stop_update()
         finally:
             self.desk.close()
+            self.desired.close()
+            if self._keeping_up:
+                self._keeping_up.cancel()
             if self._update:
                 self._update.cancel()
             self.reports.close()
@@ -201,14 +217,18 @@ class DeviceLife:
             self._on_end(no_connection(error, setup.device_id, setup.faults.now()))
 
     async def _introduce(self, boot: Boot | None) -> None:
-        await self._link.listen(self.desk.take)
-        twin = await self._link.ask(lambda client: client.get_twin())
-        goes_on = await self._agent.start(boot, twin["reported"])
+        desired = self.desired
+        await self._link.listen(self.desk.take, desired.take_patch, desired.stale.set)
+        twin = await self._link.read_twin()
+        desired.take_twin(twin["desired"])
+        goes_on = await self._agent.start(boot, twin["reported"], desired.judge)
         self.is_ready = True
         self.desk.introduced.set()
         self._setup.events.add("ready", "Device twins initialized.")
         if goes_on:
             self._run_update()
+        desired.open()
+        self._keeping_up = asyncio.ensure_future(desired.keep_up(self._link.read_twin))
 
     # -- the board --------------------------------------------------------------------------------
 
@@ -258,6 +278,7 @@ class DeviceLife:
     def _run_update(self) -> None:
         self._update = asyncio.ensure_future(self._agent.run())
         self._update.add_done_callback(lambda task: note_failure(task, self._setup.events))
+        self._update.add_done_callback(lambda task: self.desired.heed())
 
     async def _stop_update(self) -> None:
         """End or leave the update that runs: one of an image goes on after the next start."""

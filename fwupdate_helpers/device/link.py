@@ -22,6 +22,7 @@ from fwupdate_helpers.device.link_policy import LinkPolicy
 from fwupdate_helpers.device.reports import NotAcknowledged
 from fwupdate_helpers.device.sdk_inside import (
     METHODS,
+    TWIN_PATCHES,
     discard,
     is_renewing,
     release,
@@ -78,6 +79,8 @@ class HubLink:
         self._on_end = on_end
         self._now = now
         self._on_method: Callable[[Any], None] | None = None
+        self._on_desired: Callable[[Any], None] = lambda patch: None
+        self._on_return: Callable[[], None] = lambda: None
         self._connected = asyncio.Event()
         self._lost = asyncio.Event()
         self._care: set[asyncio.Task[None]] = set()
@@ -100,10 +103,26 @@ class HubLink:
         await self._connect(seconds)
         _start(self._keep(), self._care)
 
-    async def listen(self, on_method: Callable[[Any], None]) -> None:
-        """Subscribe to direct methods; `on_method` gets them on the device's loop."""
-        self._on_method = on_method
+    async def listen(
+        self,
+        on_method: Callable[[Any], None],
+        on_desired: Callable[[Any], None],
+        on_return: Callable[[], None],
+    ) -> None:
+        """Subscribe, now and whenever the device connects again.
+
+        Args:
+            on_method: Gets direct methods, on the device's loop.
+            on_desired: Gets patches of the desired properties, on the device's loop.
+            on_return: Called when the device has subscribed again: the hub keeps no patch for a
+                device that is away, so it should `read_twin`.
+        """
+        self._on_method, self._on_desired, self._on_return = on_method, on_desired, on_return
         await self.ask(self._subscribe)
+
+    async def read_twin(self) -> Any:
+        """Return the device twin as the SDK does: ``{"desired": …, "reported": …}``."""
+        return await self.ask(self._get_twin)
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -137,7 +156,8 @@ class HubLink:
             await asyncio.sleep(self._policy.wait_after(1))
             raise NotAcknowledged(str(error)) from error
         self._unanswered = 0
-        if call != self._subscribe:  # a bad line lets work be done; a rival lets next to none
+        # A bad line lets work be done; a rival lets the device do no more than to begin.
+        if call not in (self._subscribe, self._get_twin):
             self._evictions = 0
         return answer
 
@@ -225,6 +245,13 @@ class HubLink:
     async def _subscribe(self, client: Any) -> None:
         await subscribe(client, METHODS)
         client.on_method_request_received = lambda request: self._post(self._on_method, request)
+        await subscribe(client, TWIN_PATCHES)
+        client.on_twin_desired_properties_patch_received = lambda patch: self._post(
+            self._on_desired, patch
+        )
+
+    async def _get_twin(self, client: Any) -> Any:
+        return await client.get_twin()
 
     async def leave(self) -> None:
         """Say goodbye for a reboot; `open` connects again."""
@@ -279,8 +306,12 @@ class HubLink:
             self._events.add("disconnected", "Disconnected from the hub.")
 
     async def _listen_again(self) -> None:
-        with suppress(NotAcknowledged):  # of the next connection there is another try
-            await self.attempt(self._subscribe)
+        lost = self._lost
+        while not lost.is_set():  # of the next connection there is another try
+            with suppress(NotAcknowledged):
+                await self.attempt(self._subscribe)
+                self._on_return()
+                return
 
     def _note_error(self, client: Any, error: Exception) -> None:
         self._events.add("sdk-error", f"{type(error).__name__}: {error}")

@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, Final
 
 METHODS: Final = "methods"
+TWIN_PATCHES: Final = "twin_patches"
 
 
 def sever(client: Any) -> None:
@@ -76,7 +77,7 @@ def keep_method_requests(client: Any) -> None:
 
 
 async def subscribe(client: Any, feature: str) -> None:
-    """Subscribe to the topic of a feature, for example `METHODS`.
+    """Subscribe to the topic of a feature, `METHODS` or `TWIN_PATCHES`.
 
     Unlike the SDK's setters, it can be cancelled when the hub's answer does not come. A setter
     that comes afterwards has nothing to wait for.

@@ -31,11 +31,14 @@ _running_lock: Final = threading.Lock()
 class SimulatedDevice:
     """A device that answers ``firmwareUpdate`` and reports the update through its twin.
 
+    It also follows the desired property ``firmware``; see `fwupdate_helpers.contract_firmware`.
+
     Args:
         connection_string: The device's own, with its key.
         stage_seconds: How long each stage takes at least; the download takes what it takes.
         board: The hardware that images are installed on. Without one, the device walks the
             tutorial's simulated updates only.
+        version: What a device without a board runs when it is new; later on, its twin tells.
         policy: The limits of a download, for example its bandwidth.
         link_policy: How patient the device is with its hub.
         faults: Faults of its hardware.
@@ -61,6 +64,7 @@ class SimulatedDevice:
         *,
         stage_seconds: float = 5.0,
         board: Board | None = None,
+        version: str | None = None,
         policy: DownloadPolicy | None = None,
         link_policy: LinkPolicy | None = None,
         faults: DeviceFaults | None = None,
@@ -76,6 +80,7 @@ class SimulatedDevice:
             connection_string=Secret(connection_string),
             stage_seconds=stage_seconds,
             board=board,
+            version=version,
             policy=policy or DownloadPolicy(),
             link_policy=link_policy or LinkPolicy(),
             faults=self.faults,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,11 +18,12 @@ from fwupdate_helpers import contract
 from fwupdate_helpers.contract import UpdateOrder
 from fwupdate_helpers.errors import StageError
 from fwupdate_helpers.firmware import orders
-from fwupdate_helpers.firmware.board import DOWNLOAD_FILE, Board, Boot, other_slot
+from fwupdate_helpers.firmware.board import Board, Boot, other_slot
+from fwupdate_helpers.firmware.desired import Verdict, judge
 from fwupdate_helpers.firmware.download import shown
 from fwupdate_helpers.firmware.logbook import Logbook
 from fwupdate_helpers.firmware.orders import Answer
-from fwupdate_helpers.firmware.stages import reason, stages_of, unless_cancelled
+from fwupdate_helpers.firmware.stages import reason, self_test_problem, stages_of, unless_cancelled
 from fwupdate_helpers.firmware.surroundings import Surroundings
 
 Json = dict[str, Any]
@@ -40,19 +42,22 @@ class UpdateAgent:
     Args:
         board: The hardware; None for a device that can only walk simulated updates.
         around: The device around the agent.
+        version: What a device without a board runs as long as its twin tells no version.
 
     Attributes:
         boot: What the boot loader started; None without a board.
         is_ending: Whether the end of the update is being reported.
     """
 
-    def __init__(self, board: Board | None, around: Surroundings) -> None:
+    def __init__(
+        self, board: Board | None, around: Surroundings, *, version: str | None = None
+    ) -> None:
         self.board = board
         self.boot: Boot | None = None
         self.is_ending = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._around = around
+        self._around, self._version = around, version
         self._log = Logbook(board, around)
         self._order: UpdateOrder | None = None
         self._cancelled = asyncio.Event()
@@ -80,6 +85,18 @@ class UpdateAgent:
             return repeated
         return orders.busy() if self.busy else orders.answer_for_board(order, self.boot)
 
+    def judge(self, content: Any, *, allow_http: bool) -> Verdict | None:
+        """Decide about a desired firmware; see `fwupdate_helpers.firmware.desired.judge`."""
+        return judge(
+            content,
+            heeded=self._log.heeded,
+            interrupted=self._log.was_interrupted,
+            is_current=self._log.is_current,
+            running=self.boot.version if self.boot else self._log.version,
+            boot=self.boot,
+            allow_http=allow_http,
+        )
+
     def cancel(self, update_id: str | None) -> Answer:
         """Give the running update up at its next safe point, or tell why not.
 
@@ -101,12 +118,32 @@ class UpdateAgent:
         Raises:
             Exception: The hub did not take the report; the update is closed again.
         """
-        self._prepare(order)
-        self._log.open(order)
-        patch = contract.opening_patch(order.update_id, self._now(), order.version)
+        self._open(order)
+        await self.report()
+
+    def heed(self, verdict: Verdict) -> None:
+        """Do what a desired firmware comes to, all but to keep and to `report` it.
+
+        Only while no update runs. When the verdict is an update, `run` walks it afterwards.
+        """
+        self._log.heed(verdict.update_id)
+        if verdict.order is not None:
+            self._open(verdict.order)
+        elif verdict.code is not None:
+            self._log.refuse(verdict, self._now())
+
+    async def report(self) -> None:
+        """Bring what is to be told to the chip and to the hub.
+
+        Raises:
+            Exception: The hub did not take it; an update that has just begun is closed again.
+        """
+        opens = self.busy
         try:
-            await self._log.advance(patch)
+            await self._log.advance({})
         except Exception as error:
+            if not opens:
+                raise
             self._idle.set()
             self._log.disown()
             message = f"The update was not begun: it could not be reported ({reason(error)})."
@@ -114,6 +151,11 @@ class UpdateAgent:
                 contract.error_patch(self._now(), contract.WAITING, contract.CODE_INTERNAL, message)
             )
             raise
+
+    def _open(self, order: UpdateOrder) -> None:
+        self._prepare(order)
+        self._log.open(order)
+        self._log.tell(contract.opening_patch(order.update_id, self._now(), order.version))
 
     def _prepare(self, order: UpdateOrder) -> None:
         self._idle.clear()
@@ -123,12 +165,18 @@ class UpdateAgent:
 
     # -- after a start ----------------------------------------------------------------------------
 
-    async def start(self, boot: Boot | None, reported: Json) -> bool:
+    async def start(
+        self,
+        boot: Boot | None,
+        reported: Json,
+        desired: Callable[[], Verdict | None] = lambda: None,
+    ) -> bool:
         """Bring flash chip and twin together after a start of the device.
 
         Args:
             boot: What the boot loader started.
             reported: The reported properties as the hub has them.
+            desired: Judges the desired firmware, once all else is known.
 
         Returns:
             Whether there is an update to go on with, by `run`.
@@ -140,7 +188,13 @@ class UpdateAgent:
         else:
             self._log.told = self._log.acknowledged
             self._log.tell(contract.started_patch(self._now(), self._log.told))
-        await self._log.advance(self._firmware())
+        self._log.tell(self._firmware())
+        verdict = None if self.busy else desired()
+        if verdict is not None:
+            if self._log.is_unheard and not self._log.is_about(verdict.update_id):
+                await self._log.advance({})  # the hub hears of the end of the other update first
+            self.heed(verdict)
+        await self._log.advance({})
         return self.busy
 
     def _recall(self) -> None:
@@ -166,7 +220,7 @@ class UpdateAgent:
             return
         if self.boot and attempt == self.boot.last_update:
             action = contract.ROLLED_BACK_ACTION if self.boot.rolled_back else contract.CONFIRMED
-        self._keep_progress(order)
+        self._log.recall_progress(order)
         self._around.note("recovered", f"The update that lost its power is {action}.")
         self._log.tell(contract.recovery_patch(self._now(), action))
 
@@ -176,15 +230,6 @@ class UpdateAgent:
         self._around.note("failed", message)
         self._idle.set()
         self._close(contract.error_patch(self._now(), self.stage, contract.CODE_WATCHDOG, message))
-
-    def _keep_progress(self, order: UpdateOrder) -> None:
-        """Tell what is on the chip, of the total that the hub has heard of."""
-        heard = self._log.acknowledged.get(contract.UPDATE) or {}
-        total = heard.get(contract.TOTAL)
-        if heard.get(contract.UPDATE_ID) != order.update_id or not total:
-            return
-        received = self._the_board.flash.size(DOWNLOAD_FILE)
-        self._log.tell(contract.progress_patch(received / total, received, total))
 
     # -- the walk ---------------------------------------------------------------------------------
 
@@ -261,7 +306,7 @@ class UpdateAgent:
         """Decide after a reboot: confirm the new image, go back to the old one, or end."""
         self.boot, attempt = boot, self._log.record["attempt"]
         if boot.trial_of == attempt:
-            problem = self._self_test(boot)
+            problem = self_test_problem(boot, hardware_passes=self._around.hardware_passes())
             if problem is None:
                 self._the_board.confirm()
                 await self._complete(contract.REBOOTING)
@@ -275,17 +320,6 @@ class UpdateAgent:
             await self._complete(contract.REBOOTING)
         else:
             await self._roll_back(boot)
-
-    def _self_test(self, boot: Boot) -> str | None:
-        """Return what is wrong with the image on trial; None when it works.
-
-        That the device is connected again is the first half of the test.
-        """
-        if boot.image.behaviour == "failsSelfTest":
-            return f"Version {boot.version} does not pass its self-test."
-        if not self._around.hardware_passes():
-            return f"The board does not pass the self-test of version {boot.version}."
-        return None
 
     # -- ends -------------------------------------------------------------------------------------
 
@@ -315,8 +349,11 @@ class UpdateAgent:
 
     @property
     def can_resume(self) -> bool:
-        """Whether the update that runs goes on after the next start."""
-        return self.board is not None and not self._the_order.is_simulated
+        """Whether the update that runs goes on, or begins anew, after the next start."""
+        order = self._the_order
+        return order.update_id == self._log.heeded or (
+            self.board is not None and not order.is_simulated
+        )
 
     async def _end(self, patch: Json) -> None:
         self.is_ending = True
@@ -333,7 +370,8 @@ class UpdateAgent:
 
     def _firmware(self) -> Json:
         if self.board is None or self.boot is None:
-            return {}
+            first = self._version if self._log.version is None else None
+            return {contract.FIRMWARE: {contract.CURRENT_VERSION: first}} if first else {}
         pending = (self._log.told.get(contract.UPDATE) or {}).get(contract.VERSION)
         return contract.firmware_patch(
             self.boot.version,

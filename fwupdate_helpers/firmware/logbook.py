@@ -8,11 +8,20 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Final
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.contract import UpdateOrder
-from fwupdate_helpers.firmware.board import Board
+from fwupdate_helpers.contract_firmware import (
+    CURRENT,
+    HEEDED,
+    UPDATE_STATUS,
+    heeded_patch,
+    status_patch,
+)
+from fwupdate_helpers.firmware.board import DOWNLOAD_FILE, Board
+from fwupdate_helpers.firmware.desired import Verdict
 from fwupdate_helpers.firmware.surroundings import Surroundings
 from fwupdate_helpers.merge import difference, merge
 
@@ -62,7 +71,67 @@ class Logbook:
             "fingerprint": order.fingerprint,
             "attempt": uuid.uuid4().hex,  # an update id may come back after another update
             "order": asdict(order),
+            "heeded": self.record.get("heeded"),
         }
+
+    def heed(self, update_id: str | None) -> None:
+        """Note which desired firmware is heeded, or that it was removed; `save` keeps it."""
+        ended = {"updateId": None, "fingerprint": None, "attempt": None, "order": None}
+        self.record = {**(self.record or ended), "heeded": update_id}
+        self.tell(heeded_patch(update_id))
+
+    def refuse(self, verdict: Verdict, now: datetime) -> None:
+        """Tell a desired firmware that is refused as an update that failed; `save` keeps it."""
+        update_id, code = str(verdict.update_id), str(verdict.code)
+        self.record |= {"updateId": update_id, "fingerprint": None, "order": None}
+        self.tell(contract.opening_patch(update_id, now, verdict.version))
+        self.tell(contract.error_patch(now, contract.WAITING, code, verdict.message))
+
+    def recall_progress(self, order: UpdateOrder) -> None:
+        """Tell what is on the chip, of the total that the hub has heard of."""
+        heard = self.acknowledged.get(contract.UPDATE) or {}
+        total = heard.get(contract.TOTAL)
+        if heard.get(contract.UPDATE_ID) != order.update_id or not total or not self._board:
+            return
+        received = self._board.flash.size(DOWNLOAD_FILE)
+        self.tell(contract.progress_patch(received / total, received, total))
+
+    @property
+    def heeded(self) -> str | None:
+        """The id of the desired firmware that was heeded last.
+
+        A board remembers by itself, because the twin may tell of the board that was there before.
+        """
+        memory = self.record.get("heeded") if self._board else self._firmware.get(HEEDED)
+        return str(memory) if memory else None
+
+    @property
+    def version(self) -> str | None:
+        """The version that the twin tells."""
+        version = self._firmware.get(contract.CURRENT_VERSION)
+        return version if isinstance(version, str) else None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether the update of the desired firmware ended because the device stopped."""
+        update = self.told.get(contract.UPDATE) or {}
+        code = (update.get(contract.ERROR_KEY) or {}).get(contract.ERROR_CODE)
+        return code == contract.CODE_INTERRUPTED and self.is_about(self.heeded)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the twin should tell that the desired firmware runs."""
+        return self._firmware.get(UPDATE_STATUS) == CURRENT
+
+    def is_about(self, update_id: str | None) -> bool:
+        """Whether the twin should tell of this update."""
+        update = self.told.get(contract.UPDATE) or {}
+        return update_id is not None and update.get(contract.UPDATE_ID) == update_id
+
+    @property
+    def _firmware(self) -> Json:
+        firmware = self.told.get(contract.FIRMWARE)
+        return firmware if isinstance(firmware, dict) else {}
 
     def close(self) -> None:
         """End the record of an update: its order goes, with the URI, which may hold a signature."""
@@ -85,6 +154,9 @@ class Logbook:
     def tell(self, patch: Json) -> None:
         """Change what the twin should tell; `save` and `mirror` bring it further."""
         self.told = merge(self.told, patch)
+        if contract.UPDATE in patch:
+            patch = status_patch(self.told, keeps_version=self._board is None)
+            self.told = merge(self.told, patch)
 
     async def advance(self, patch: Json) -> None:
         """Tell, save and mirror."""

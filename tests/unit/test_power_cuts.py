@@ -14,12 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fwupdate_helpers import contract
+from fwupdate_helpers.contract_firmware import (
+    desired_firmware,
+    desired_outcome,
+    desired_update_id,
+)
 from fwupdate_helpers.errors import FirmwareUpdateError
 from fwupdate_helpers.firmware import board as board_module
 from fwupdate_helpers.firmware.board import DOWNLOAD_FILE
 from fwupdate_helpers.firmware.flash import Flash
 from fwupdate_helpers.reported import update_outcome
-from tests.power import NEW, OLD, ORDER, World, image
+from tests.power import NEW, OLD, ORDER, Json, World, image
 
 GOOD, BAD, HANGING, CORRUPTED = "good", "fails its self-test", "hangs", "corrupted"
 
@@ -237,3 +242,73 @@ def test_the_publisher_signs_what_the_board_starts(shop: Shop) -> None:
     assert world.live(ORDER)
     assert world.twin["firmwareUpdate"]["error"]["code"] == "badSignature"
     assert world.board.power_up().version == OLD
+
+
+DESIRED = desired_firmware(ORDER.package_uri, NEW)
+
+
+def live_by_desire(world: World, *, cut_at: int | None = None) -> list[str]:
+    """Let the desired firmware drive the device, over a power cut; return the calls of it all."""
+    world.desired = DESIRED
+    whole = world.live(cut_at=cut_at)
+    calls = list(world.calls)
+    assert whole or world.live()
+    return calls
+
+
+@pytest.mark.parametrize("kind", [GOOD, BAD])
+def test_a_desired_firmware_is_followed_once_over_a_power_cut_at_any_call(
+    shop: Shop, kind: str
+) -> None:
+    world = shop.world(kind)
+    calls = live_by_desire(world)
+    shop.scrap(world)
+    for number in range(0, len(calls), 2 if kind == GOOD else 5):
+        world = shop.world(kind)
+        live_by_desire(world, cut_at=number)
+        update, firmware = world.twin["firmwareUpdate"], world.twin["firmware"]
+        assert update["updateId"] == firmware["fwUpdateId"] == desired_update_id(DESIRED)
+        version = world.board.power_up().version
+        ended = desired_outcome(world.twin, desired_update_id(DESIRED))
+        assert (version, ended) in {(NEW, "current"), (OLD, "rolledback")}
+        assert kind == GOOD or version == OLD
+        received, stages = world.received, update["stages"]
+        assert world.live(), calls[number]
+        assert world.received == received, "it was tried again"
+        assert world.twin["firmwareUpdate"]["stages"] == stages
+        shop.scrap(world)
+
+
+def test_a_new_board_follows_what_the_twin_says_the_old_one_has_done(shop: Shop) -> None:
+    first, second = shop.world(), shop.world()
+    live_by_desire(first)
+    second.twin = first.twin
+    live_by_desire(second)
+    assert second.board.power_up().version == NEW
+    for world in (first, second):
+        shop.scrap(world)
+
+
+def test_the_end_of_an_update_is_heard_before_the_next_desired_one_begins(shop: Shop) -> None:
+    """The power goes before the end is reported, and something else is desired by then."""
+    world = shop.world(CORRUPTED)
+    calls = live_by_desire(world)
+    shop.scrap(world)
+    world = shop.world(CORRUPTED)
+    world.desired = DESIRED
+    last_report = max(number for number, call in enumerate(calls) if call == "report")
+    assert not world.live(cut_at=last_report)
+    assert contract.open_stage(world.twin) is not None
+    heard: list[tuple[str, str | None]] = []
+    world.desired, world.served = DESIRED | {"attempt": 2}, shop.images[GOOD]
+    merge_report = world.report
+
+    async def listen(patch: Json) -> None:
+        await merge_report(patch)
+        heard.append((world.twin["firmwareUpdate"]["updateId"], update_outcome(world.twin)))
+
+    world.report = listen  # type: ignore[method-assign]
+    assert world.live()
+    assert heard[0] == (desired_update_id(DESIRED), "error")
+    assert heard[-1] == (desired_update_id(world.desired), "completed")
+    shop.scrap(world)
