@@ -18,7 +18,7 @@ from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
 from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
-    from azure.iot.hub import IoTHubRegistryManager
+    from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
     from requests import Response
 
     from fwupdate_helpers.faults import Faults
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _TOKEN_SECONDS = 60
+_MANAGERS = ("registry", "jobs", "configurations")
 _LOCAL_TIMEOUT = (5.0, 120.0)
 """Seconds to connect, and to wait for an answer: a large image is synced to the disk first."""
 
@@ -121,6 +122,28 @@ class Hub:
         """The SDK's service client: identities, twins and direct methods."""
         return self.new_registry()
 
+    @cached_property
+    def jobs(self) -> IoTHubJobManager:
+        """The SDK's client for scheduled jobs: one method or twin patch for many devices.
+
+        As with `registry`, the SDK's own retries are off.
+
+        Example:
+            >>> hub.jobs.get_scheduled_job("my-job").status  # doctest: +SKIP
+            'completed'
+        """
+        from azure.iot.hub import IoTHubJobManager
+
+        return self._set_up(IoTHubJobManager.from_connection_string(self._connection_string))
+
+    @cached_property
+    def configurations(self) -> IoTHubConfigurationManager:
+        """The SDK's client for automatic device configurations, set up like `registry`."""
+        from azure.iot.hub import IoTHubConfigurationManager
+
+        string = self._connection_string
+        return self._set_up(IoTHubConfigurationManager.from_connection_string(string))
+
     def new_registry(self) -> IoTHubRegistryManager:
         """Return a service client of your own, for a thread that works in the background.
 
@@ -134,8 +157,10 @@ class Hub:
         """
         from azure.iot.hub import IoTHubRegistryManager
 
-        registry = IoTHubRegistryManager.from_connection_string(self._connection_string)
-        config = registry.protocol.config
+        return self._set_up(IoTHubRegistryManager.from_connection_string(self._connection_string))
+
+    def _set_up(self, manager: Any) -> Any:
+        config = manager.protocol.config
         # Without it the SDK opens a TLS connection for every request.
         config.keep_alive = True
         _switch_retries_off(config.retry_policy)
@@ -143,7 +168,7 @@ class Hub:
             config.connection.verify = str(self._ca_file)
             # A proxy of the network cannot reach this machine's loopback addresses.
             config.proxies.use_env_settings = not self.host_name.startswith("127.")
-        return registry
+        return manager
 
     @property
     def device_options(self) -> dict[str, Any]:
@@ -312,9 +337,9 @@ class Hub:
         """
         while self._on_close:
             self._on_close.pop()()
-        if "registry" in self.__dict__:
-            self.registry.protocol.close()
-            del self.registry
+        for name in _MANAGERS:
+            if name in self.__dict__:
+                self.__dict__.pop(name).protocol.close()
         if self._release is not None:
             self._release()
 

@@ -14,7 +14,7 @@ from fwupdate_helpers import own_routes
 if TYPE_CHECKING:
     from fwupdate_helpers.hub import Hub
 
-KINDS: Final = ("methods", "twin", "connection", "identity", "image", "other")
+KINDS: Final = ("methods", "twin", "query", "connection", "identity", "image", "other")
 """What a message can be about."""
 SERVICE: Final = "service"
 HUB: Final = "hub"

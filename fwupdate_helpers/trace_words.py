@@ -101,7 +101,7 @@ def _answer(row: TraceRow) -> str:
         return f"answer {_body(row).get('status', '')}".rstrip()
     if row.kind == "image" and row.status in _IMAGE_ANSWERS:
         return _IMAGE_ANSWERS[row.status]
-    return {"twin": "the twin", "identity": "the identity"}.get(
+    return {"twin": "the twin", "identity": "the identity", "query": "the rows"}.get(
         row.kind, f"{row.status} {row.what}"
     )
 

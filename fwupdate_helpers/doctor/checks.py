@@ -23,7 +23,7 @@ from fwupdate_helpers.doctor.report import (
 logger = logging.getLogger(__name__)
 
 _PACKAGES = "Packages"
-_HUBS_MODULES = ("aiohttp", "amqtt", "cryptography", "filelock", "platformdirs", "psutil")
+_HUBS_MODULES = ("aiohttp", "amqtt", "cryptography", "filelock", "lark", "platformdirs", "psutil")
 _SDKS_MODULES = ("azure.iot.device", "azure.iot.hub", "uamqp", "msrest", "six", "tenacity")
 
 

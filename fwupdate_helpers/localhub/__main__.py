@@ -10,13 +10,19 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.redaction import mask_text
 from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
 
+if TYPE_CHECKING:
+    from fwupdate_helpers.localhub.jobs.scheduler import JobLimits
+
 Json = dict[str, Any]
+
+MAX_ACTIVE_JOBS = 100
+MIN_JOB_RATE, MAX_JOB_RATE = 0.1, 10_000.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +66,22 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--faults", choices=("on", "off"), default="on", help="whether things may be made to fail"
     )
+    run.add_argument(
+        "--active-jobs", type=_job_count, metavar="N", help="how many jobs may be active (10)"
+    )
+    run.add_argument(
+        "--job-rate",
+        type=_job_rate,
+        metavar="N",
+        help="on how many devices jobs begin in a second (100; Azure's S1: 10)",
+    )
+    run.add_argument(
+        "--configuration-seconds",
+        type=_seconds,
+        metavar="SECONDS",
+        help="from one evaluation of the automatic device configurations to the next (5; Azure's: "
+        "300)",
+    )
     run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     for name, function, text in (
         ("start", _start, "Start the shared background hub, unless it runs already."),
@@ -75,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(state: StateDir, options: argparse.Namespace) -> int:
     from fwupdate_helpers.localhub import server
     from fwupdate_helpers.localhub.config import owner_connection_string
+    from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS
 
     os.umask(0o077)
     state.prepare()
@@ -92,9 +115,43 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         idle_timeout=options.idle_timeout,
         trace=options.trace == "on",
         faults=options.faults == "on",
+        job_limits=_job_limits(options),
+        configuration_seconds=options.configuration_seconds or DEFAULT_SECONDS,
         on_ready=on_ready,
     )
     return 0
+
+
+def _job_limits(options: argparse.Namespace) -> JobLimits:
+    from fwupdate_helpers.localhub.jobs.scheduler import JobLimits
+
+    given = {"active": options.active_jobs, "devices_per_second": options.job_rate}
+    return JobLimits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _job_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= (number := int(text)) <= MAX_ACTIVE_JOBS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_ACTIVE_JOBS}")
+    return number
+
+
+def _job_rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not MIN_JOB_RATE <= number <= MAX_JOB_RATE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number from {MIN_JOB_RATE:g} to {MAX_JOB_RATE:g}"
+        )
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("it must be within [0.1; 3600]")
+    return seconds
 
 
 def _start(state: StateDir, options: argparse.Namespace) -> int:

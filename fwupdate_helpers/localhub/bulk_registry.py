@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
@@ -19,17 +20,16 @@ from fwupdate_helpers.localhub.errors import (
     DEVICE_DEFINED_MULTIPLE_TIMES,
     FORMAT_ERROR,
     NOT_IMPLEMENTED,
-    PRECONDITION_FAILED,
     TOO_MANY_DEVICES,
     HubError,
 )
+from fwupdate_helpers.localhub.etags import check_etag
 from fwupdate_helpers.localhub.identities import check_device_id, identity_fields
 from fwupdate_helpers.localhub.store import Store
+from fwupdate_helpers.localhub.twin_changes import TwinChanges
 from fwupdate_helpers.localhub.twins import Twin, desired_patch, new_twin, patch_by_service
 
 Json = dict[str, Any]
-Announcement = Callable[[], None]
-"""Tells a device, once it is committed, what was done."""
 
 MAX_DEVICES: Final = 100
 """Items in one call."""
@@ -42,7 +42,8 @@ class BulkRegistry:
     def __init__(self, store: Store, devices: DeviceEndpoint) -> None:
         self._store = store
         self._devices = devices
-        self._modes: dict[str, Callable[[str, Json], Announcement | None]] = {
+        self._twins = TwinChanges(store, devices)
+        self._modes: dict[str, Callable[[str, Json], None]] = {
             "create": self._create,
             CREATE_OR_UPDATE: self._create_or_update,
             "update": self._update,
@@ -69,20 +70,15 @@ class BulkRegistry:
         items = _checked(items)
         times = Counter(_id_of(item) for item in items)
         errors: list[Json] = []
-        announcements: list[Announcement] = []
         with self._store.database.transaction():
             for item in items:
                 try:
-                    announcement = self._apply_one(item, times)
+                    self._apply_one(item, times)
                 except HubError as error:
                     errors.append(_error_json(item, error))
-                else:
-                    announcements += [announcement] if announcement else []
-        for announce in announcements:
-            announce()
         return {"isSuccessful": not errors, "errors": errors, "warnings": []}
 
-    def _apply_one(self, item: Any, times: Counter[Any]) -> Announcement | None:
+    def _apply_one(self, item: Any, times: Counter[Any]) -> None:
         if not isinstance(item, dict):
             raise HubError(ARGUMENT_INVALID, "An item of a bulk call must be an object.")
         device_id = check_device_id(item.get("id"))
@@ -94,7 +90,7 @@ class BulkRegistry:
         mode = self._modes.get(str(item.get("importMode") or CREATE_OR_UPDATE))
         if mode is None:
             raise HubError(ARGUMENT_INVALID, f"importMode must be one of {', '.join(self._modes)}.")
-        return mode(device_id, item)
+        mode(device_id, item)
 
     # Each mode checks all before it writes, so that an item is carried out as a whole or not.
 
@@ -104,50 +100,42 @@ class BulkRegistry:
         if twin is not None:
             self._store.save_twin(device_id, twin)
 
-    def _create_or_update(self, device_id: str, item: Json) -> Announcement | None:
+    def _create_or_update(self, device_id: str, item: Json) -> None:
         if self._store.find(device_id) is None:
             self._create(device_id, item)
-            return None
-        return self._update(device_id, item)
+        else:
+            self._update(device_id, item)
 
-    def _update(self, device_id: str, item: Json) -> Announcement | None:
+    def _update(self, device_id: str, item: Json) -> None:
         before = self._store.get(device_id)
         fields = identity_fields(item, before)
-        announce = self._patch_twin(device_id, item) if _has_twin(item) else None
-        if self._store.update(device_id, **fields).enabled:
-            return announce
-        return lambda: self._devices.disconnect(device_id, "the device identity was disabled")
+        if _has_twin(item):
+            self._twins.patch(device_id, item)
+        if not self._store.update(device_id, **fields).enabled:
+            reason = "the device identity was disabled"
+            self._store.after_commit(partial(self._devices.disconnect, device_id, reason))
 
-    def _update_if_match(self, device_id: str, item: Json) -> Announcement | None:
+    def _update_if_match(self, device_id: str, item: Json) -> None:
         _check_etag("eTag", item, self._store.get(device_id).etag)
         if item.get("twinETag"):
             _check_etag("twinETag", item, self._store.twin(device_id).etag)
-        return self._update(device_id, item)
+        self._update(device_id, item)
 
-    def _delete(self, device_id: str, item: Json) -> Announcement:
+    def _delete(self, device_id: str, item: Json) -> None:
         self._store.get(device_id)
         self._store.delete(device_id)
-        return lambda: self._devices.forget(device_id)
+        self._store.after_commit(partial(self._devices.forget, device_id))
 
-    def _delete_if_match(self, device_id: str, item: Json) -> Announcement:
+    def _delete_if_match(self, device_id: str, item: Json) -> None:
         _check_etag("eTag", item, self._store.get(device_id).etag)
-        return self._delete(device_id, item)
+        self._delete(device_id, item)
 
-    def _update_twin(self, device_id: str, item: Json) -> Announcement | None:
-        self._store.get(device_id)
-        return self._patch_twin(device_id, item)
+    def _update_twin(self, device_id: str, item: Json) -> None:
+        self._twins.patch(device_id, item)
 
-    def _update_twin_if_match(self, device_id: str, item: Json) -> Announcement | None:
+    def _update_twin_if_match(self, device_id: str, item: Json) -> None:
         _check_etag("twinETag", item, self._store.twin(device_id).etag)
-        return self._patch_twin(device_id, item)
-
-    def _patch_twin(self, device_id: str, item: Json) -> Announcement | None:
-        twin = patch_by_service(self._store.twin(device_id), item, self._store.now())
-        patch = desired_patch(item)
-        self._store.save_twin(device_id, twin)
-        if patch is None:
-            return None
-        return lambda: self._devices.send_desired(device_id, patch, twin.desired.version)
+        self._twins.patch(device_id, item)
 
 
 def _checked(items: Any) -> list[Any]:
@@ -188,11 +176,7 @@ def _check_etag(name: str, item: Json, etag: str) -> None:
     wanted = item.get(name)
     if not isinstance(wanted, str) or not wanted:
         raise HubError(ARGUMENT_INVALID, f"{item['importMode']} needs the {name} to compare with.")
-    if wanted.strip('"') not in ("*", etag):
-        raise HubError(
-            PRECONDITION_FAILED,
-            f"Precondition failed: the {name} is not that of the current version.",
-        )
+    check_etag(wanted, etag)
 
 
 def _error_json(item: Any, error: HubError) -> Json:

@@ -41,6 +41,7 @@ class Database:
 
     def __init__(self, file: Path, clock: Callable[[], datetime]) -> None:
         self._clock = clock
+        self._after_commit: list[Callable[[], None]] = []
         try:
             self.connection, self.journal_mode = _open(file)
             self._bring_up_to_date(file)
@@ -78,8 +79,22 @@ class Database:
             yield connection
             connection.execute("COMMIT")
         except BaseException:
+            self._after_commit.clear()
             connection.rollback()
             raise
+        calls, self._after_commit = self._after_commit, []
+        for call in calls:
+            call()
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call when what is written now is committed: at once, if there is no transaction.
+
+        After a rollback it is not called.
+        """
+        if self.connection.in_transaction:
+            self._after_commit.append(call)
+        else:
+            call()
 
     def now(self) -> str:
         """Return the hub's clock as it writes times."""

@@ -122,7 +122,9 @@ class DeviceEndpoint:
     def forget(self, device_id: str) -> None:
         """End a deleted device's connection and drop its session."""
         self.disconnect(device_id, "the device identity was deleted")
-        self._sessions.pop(device_id, None)
+        session = self._sessions.pop(device_id, None)
+        if session is not None:
+            session.takes_methods.set()  # whoever waits for it waits in vain
         self.faults.book.forget(device_id)
 
     # -- towards devices ----------------------------------------------------------------------
@@ -154,8 +156,16 @@ class DeviceEndpoint:
         session.connection.write(packets.publish(topic, payload))
         return True
 
+    def takes_methods(self, device_id: str) -> bool:
+        """Tell whether a device is online and takes methods."""
+        session = self._sessions.get(device_id)
+        return session is not None and session.takes_methods.is_set()
+
     async def wait_for_methods(self, device_id: str, seconds: float) -> bool:
-        """Wait until a device is online and takes methods; False when it is not in that time."""
+        """Wait until a device is online and takes methods; False when it is not in that time.
+
+        True also when the device is deleted meanwhile.
+        """
         session = self._sessions.setdefault(device_id, Session())
         if session.takes_methods.is_set() or not seconds:
             return session.takes_methods.is_set()

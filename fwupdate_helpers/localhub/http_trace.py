@@ -49,14 +49,14 @@ class HttpTrace:
         return self._trace.on and not request.path.startswith(OWN_ROUTES)
 
     def _add_request(self, request: web.Request, body: bytes) -> int | None:
-        kind, client = _kind(request.path)
+        kind, client = _kind(request)
         message = Message(
             self._device_id(request), kind, client, HUB, request.method, request.path_qs, body=body
         )
         return self._trace.add(message)
 
     def _add_answer(self, request: web.Request, response: web.StreamResponse) -> None:
-        kind, client = _kind(request.path)
+        kind, client = _kind(request)
         body = response.body if isinstance(response, web.Response) else None
         self._trace.add(
             Message(
@@ -80,10 +80,13 @@ class HttpTrace:
         return request.match_info.get("id", "") if start in (["twins"], ["devices"]) else ""
 
 
-def _kind(path: str) -> tuple[str, str]:
+def _kind(request: web.Request) -> tuple[str, str]:
     """Return what a request is about, and who makes it."""
+    path = request.path
     if path.startswith(_IMAGES):
         return "image", DEVICE
     if path.startswith("/twins/"):
         return ("methods" if path.endswith("/methods") else "twin"), SERVICE
+    if (request.method, path) == ("POST", "/devices/query"):
+        return "query", SERVICE
     return ("identity" if path.startswith("/devices") else "other"), SERVICE

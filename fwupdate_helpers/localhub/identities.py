@@ -117,6 +117,8 @@ def twin_json(identity: Identity, twin: Twin) -> Json:
         },
         "capabilities": identity.capabilities,
     }
+    if twin.configurations:
+        content["configurations"] = twin.configurations
     if identity.status_reason is not None:
         content["statusReason"] = identity.status_reason
     return content

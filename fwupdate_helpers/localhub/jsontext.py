@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Final
 
 from fwupdate_helpers.localhub.errors import FORMAT_ERROR, HubError
 
 NEVER = "0001-01-01T00:00:00Z"
+_TIMESTAMP: Final = re.compile(
+    r"(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.(?P<fraction>[0-9]{1,9}))?"
+    r"(?P<zone>[Zz]|[+-][0-9]{2}:[0-9]{2})?"
+)
 
 
 def dumps(content: Any) -> str:
@@ -57,3 +62,20 @@ def _finite(digits: str) -> float:
 def timestamp(moment: datetime) -> str:
     """Write a time as IoT Hub does: ISO 8601, UTC, seven digits of a second."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0Z"
+
+
+def read_timestamp(text: str) -> datetime | None:
+    """Read an ISO 8601 time, up to nine digits of a second; one without a zone is UTC.
+
+    Returns:
+        The time in UTC; None for anything else.
+    """
+    found = _TIMESTAMP.fullmatch(text)
+    if found is None:
+        return None
+    date, fraction, zone = found["date"], (found["fraction"] or "")[:6].ljust(6, "0"), found["zone"]
+    offset = "+00:00" if zone in (None, "Z", "z") else zone
+    try:
+        return datetime.fromisoformat(f"{date}.{fraction}{offset}").astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        return None

@@ -45,7 +45,8 @@ CREATE TABLE jobs (
     specification TEXT NOT NULL,
     created_time TEXT NOT NULL,
     start_time TEXT NOT NULL,
-    end_time TEXT
+    end_time TEXT,
+    failure_reason TEXT
 ) WITHOUT ROWID;
 CREATE TABLE device_jobs (
     job_id TEXT NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,
@@ -62,10 +63,16 @@ CREATE TABLE device_jobs (
 CREATE TABLE configurations (
     configuration_id TEXT PRIMARY KEY,
     etag TEXT NOT NULL,
-    priority INTEGER NOT NULL,
     specification TEXT NOT NULL,
+    results TEXT NOT NULL,
     created_time TEXT NOT NULL,
     last_updated_time TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE written_configurations (
+    device_id TEXT NOT NULL REFERENCES devices (device_id) ON DELETE CASCADE,
+    configuration_id TEXT NOT NULL,
+    properties TEXT NOT NULL,
+    PRIMARY KEY (device_id, configuration_id)
 ) WITHOUT ROWID;
 """
 

@@ -9,7 +9,8 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from typing import Any
 
@@ -19,15 +20,26 @@ from filelock import FileLock, Timeout
 from fwupdate_helpers.localhub import leases, ports, tls
 from fwupdate_helpers.localhub.authentication import Authenticator
 from fwupdate_helpers.localhub.config import load_config
+from fwupdate_helpers.localhub.configuration_route import ConfigurationRoute
+from fwupdate_helpers.localhub.configurations.evaluation import Evaluation
+from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS, ConfigurationLoop
+from fwupdate_helpers.localhub.configurations.store import ConfigurationStore
 from fwupdate_helpers.localhub.database import Database
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.images import ImageStore
+from fwupdate_helpers.localhub.job_route import JobRoute
+from fwupdate_helpers.localhub.jobs.pace import Pace
+from fwupdate_helpers.localhub.jobs.scheduler import JobLimits, JobScheduler
+from fwupdate_helpers.localhub.jobs.store import JobStore
+from fwupdate_helpers.localhub.jobs.work import Tools
 from fwupdate_helpers.localhub.methods import DirectMethods
+from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
 from fwupdate_helpers.localhub.store import Store
+from fwupdate_helpers.localhub.twin_changes import TwinChanges
 from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 logger = logging.getLogger(__name__)
@@ -46,6 +58,8 @@ def run(
     idle_timeout: float | None = None,
     trace: bool = True,
     faults: bool = True,
+    job_limits: JobLimits | None = None,
+    configuration_seconds: float = DEFAULT_SECONDS,
     on_ready: Callable[[Json], None] = lambda ready: None,
 ) -> None:
     """Run a hub until it is told to stop.
@@ -57,6 +71,8 @@ def run(
         idle_timeout: Stop so many seconds after the last use; None never does.
         trace: Whether the last messages are kept for ``GET /$localhub/trace``.
         faults: Whether faults can be asked for with ``POST /$localhub/faults``.
+        job_limits: How many jobs may be active, and how fast they work.
+        configuration_seconds: Between two evaluations of the automatic device configurations.
         on_ready: Called with address, ports and files when the hub answers.
 
     Raises:
@@ -78,6 +94,8 @@ def run(
             idle_timeout,
             WireTrace(_utc_now, defer=_a_moment_later, on=trace),
             WireFaults(_utc_now, on=faults),
+            job_limits or JobLimits(),
+            configuration_seconds=configuration_seconds,
         )
         asyncio.run(hub.run(address, service_port, on_ready))
     finally:
@@ -91,10 +109,15 @@ class _LocalHub:
         idle_timeout: float | None,
         trace: WireTrace,
         faults: WireFaults,
+        job_limits: JobLimits,
+        *,
+        configuration_seconds: float,
     ) -> None:
         self._state = state
+        self._configuration_seconds = configuration_seconds
         self._trace = trace
         self._faults = faults
+        self._job_limits = job_limits
         self._idle_timeout = idle_timeout
         self._last_use = time.monotonic()
         self._stopping = asyncio.Event()
@@ -145,18 +168,28 @@ class _LocalHub:
         )
         methods = DirectMethods()
         devices = DeviceEndpoint(store, authenticator, methods, _utc_now, self._trace, self._faults)
+        jobs = self._job_scheduler(database, store, devices, methods)
+        configurations = ConfigurationStore(database)
+        evaluation = Evaluation(configurations, TwinChanges(store, devices))
+        evaluations = ConfigurationLoop(evaluation.run, seconds=self._configuration_seconds)
         services = ServiceEndpoint(
             store,
             devices,
             methods,
             images,
             authenticator,
+            jobs=JobRoute(jobs),
+            configurations=ConfigurationRoute(
+                configurations, changed=evaluations.configurations_changed
+            ),
+            queries=QueryRoute(database),
             trace=self._trace,
             faults=self._faults,
             about=lambda: self._about(devices, store, database),
             stop=self._stopping.set,
             used=self._note_use,
         )
+        jobs.resume()  # before anybody can add one
         runner = web.AppRunner(
             services.application(),
             access_log=None,
@@ -172,12 +205,21 @@ class _LocalHub:
         try:
             with _stop_signals(loop, self._stopping):
                 self._announce(listeners, on_ready)
-                await self._wait_for_end(devices)
+                async with _in_background(evaluations.run(), "configurations"):
+                    await self._wait_for_end(devices)
         finally:
             logger.info("stopping")
+            await jobs.close()
             device_server.close()
             devices.close()
             await runner.cleanup()
+
+    def _job_scheduler(
+        self, database: Database, store: Store, devices: DeviceEndpoint, methods: DirectMethods
+    ) -> JobScheduler:
+        pace = Pace(self._job_limits.devices_per_second)
+        tools = Tools(database, JobStore(database), store, devices, methods, pace)
+        return JobScheduler(tools, self._job_limits, _utc_now)
 
     def _announce(self, listeners: ports.Listeners, on_ready: Callable[[Json], None]) -> None:
         self._ready = {
@@ -219,6 +261,17 @@ class _LocalHub:
                 await asyncio.wait_for(self._stopping.wait(), min(left, 60.0))
             except asyncio.TimeoutError:
                 continue
+
+
+@asynccontextmanager
+async def _in_background(work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+    """Have endless work done while the block runs."""
+    task = asyncio.create_task(work, name=name)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _service_host(listeners: ports.Listeners) -> str:

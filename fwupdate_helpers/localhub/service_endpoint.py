@@ -19,6 +19,7 @@ from fwupdate_helpers.localhub.authentication import (
     SERVICE_CONNECT,
     Authenticator,
 )
+from fwupdate_helpers.localhub.configuration_route import ConfigurationRoute
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.error_responses import (
     MAX_BODY,
@@ -31,10 +32,10 @@ from fwupdate_helpers.localhub.errors import (
     DEVICE_NOT_FOUND,
     INVALID_PROTOCOL_VERSION,
     NOT_IMPLEMENTED,
-    PRECONDITION_FAILED,
     ROUTE_NOT_FOUND,
     HubError,
 )
+from fwupdate_helpers.localhub.etags import check_etag
 from fwupdate_helpers.localhub.fault_route import FaultRoute
 from fwupdate_helpers.localhub.fault_wire import WireFaults
 from fwupdate_helpers.localhub.http_trace import OWN_ROUTES, HttpTrace
@@ -46,8 +47,10 @@ from fwupdate_helpers.localhub.identities import (
 )
 from fwupdate_helpers.localhub.image_endpoint import ImageEndpoint
 from fwupdate_helpers.localhub.images import ImageStore
+from fwupdate_helpers.localhub.job_route import JobRoute
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.methods import DirectMethods, MethodRequest
+from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.registry_route import RegistryRoute
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.trace_route import TraceRoute
@@ -58,7 +61,6 @@ from fwupdate_helpers.localhub.wiretrace import WireTrace
 Json = dict[str, Any]
 
 NOT_BUILT: Final = (
-    ("POST", "/devices/query", "queries"),
     ("*", "/devices/{id}/modules", "modules"),
     ("*", "/devices/{id}/modules/{mid}", "module identities"),
     ("*", "/twins/{id}/modules/{mid}", "module twins"),
@@ -71,12 +73,8 @@ NOT_BUILT: Final = (
     ("*", "/messages/serviceBound/feedback", "message feedback"),
     ("*", "/messages/serviceBound/feedback/{token}", "message feedback"),
     ("*", "/messages/serviceBound/feedback/{token}/abandon", "message feedback"),
-    ("*", "/configurations", "automatic device configurations"),
-    ("*", "/configurations/{id}", "automatic device configurations"),
     ("*", "/jobs", "import and export jobs"),
     ("*", "/jobs/{id}", "import and export jobs"),
-    ("*", "/jobs/v2/{id}", "scheduled jobs"),
-    ("POST", "/jobs/v2/{id}/cancel", "scheduled jobs"),
     ("*", "/digitaltwins/{id}", "digital twins"),
     ("POST", "/digitaltwins/{id}/commands/{name}", "digital twin commands"),
     ("POST", "/digitaltwins/{id}/components/{path}/commands/{name}", "digital twin commands"),
@@ -88,6 +86,9 @@ class ServiceEndpoint:
     """The REST API over a store, the published images and the device endpoint.
 
     Args:
+        jobs: The routes of scheduled jobs.
+        queries: The route that answers queries.
+        configurations: The routes of automatic device configurations.
         trace: Where requests and answers are noted.
         about: Returns what ``GET /$localhub/status`` answers.
         stop: Called by ``POST /$localhub/stop``.
@@ -102,6 +103,9 @@ class ServiceEndpoint:
         images: ImageStore,
         authenticator: Authenticator,
         *,
+        jobs: JobRoute,
+        configurations: ConfigurationRoute,
+        queries: QueryRoute,
         trace: WireTrace,
         faults: WireFaults,
         about: Callable[[], Json],
@@ -114,7 +118,10 @@ class ServiceEndpoint:
         self._twins = TwinChanges(store, devices)
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
+        self._job_route = jobs
+        self._query_route = queries
         self._faults = faults
+        self._configuration_route = configurations
         self._registry_route = RegistryRoute(store, devices)
         self._fault_route = FaultRoute(faults, devices, store, images)
         self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
@@ -138,6 +145,9 @@ class ServiceEndpoint:
         route("POST", "/twins/{id}/methods", self._guarded(SERVICE_CONNECT, self._invoke_method))
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
+        self._job_route.add_routes(app.router, self._guarded)
+        self._configuration_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
+        self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
@@ -258,12 +268,7 @@ def _device_id(request: web.Request) -> str:
 
 
 def _check_etag(request: web.Request, etag: str) -> None:
-    # The SDK's managers differ: '"etag"', 'etag', '"*"' and '*' all occur.
-    wanted = request.headers.get("If-Match", "*").strip().strip('"')
-    if wanted not in ("*", etag):
-        raise HubError(
-            PRECONDITION_FAILED, "Precondition failed: the ETag is not that of the current version."
-        )
+    check_etag(request.headers.get("If-Match", "*"), etag)
 
 
 def _json(content: Any) -> web.Response:

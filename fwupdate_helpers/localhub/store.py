@@ -5,15 +5,16 @@ What a method returns has been committed, or is with the transaction around the 
 
 from __future__ import annotations
 
-import base64
 import json
 import secrets
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from fwupdate_helpers.localhub.database import Database
 from fwupdate_helpers.localhub.errors import DEVICE_ALREADY_EXISTS, DEVICE_NOT_FOUND, HubError
+from fwupdate_helpers.localhub.etags import new_etag
 from fwupdate_helpers.localhub.jsontext import NEVER, dumps
 from fwupdate_helpers.localhub.twins import Section, Twin, new_twin
 
@@ -65,6 +66,10 @@ class Store:
         """Return the hub's clock as it writes times."""
         return self.database.now()
 
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call when what is written now is committed; see `Database.after_commit`."""
+        self.database.after_commit(call)
+
     # -- identities ---------------------------------------------------------------------------
 
     def find(self, device_id: str) -> Identity | None:
@@ -72,7 +77,7 @@ class Store:
         row = self._connection.execute(
             "SELECT * FROM devices WHERE device_id = ?", (device_id,)
         ).fetchone()
-        return _identity(row) if row else None
+        return identity_of(row) if row else None
 
     def get(self, device_id: str) -> Identity:
         """Return an identity; raise `HubError` 404001 when there is no such device."""
@@ -86,7 +91,7 @@ class Store:
         rows = self._connection.execute(
             "SELECT * FROM devices ORDER BY device_id LIMIT ?", (limit,)
         )
-        return [_identity(row) for row in rows]
+        return [identity_of(row) for row in rows]
 
     def count_by_status(self) -> dict[str, int]:
         """Return how many identities have a status; one that none has is left out."""
@@ -107,7 +112,7 @@ class Store:
         values = {
             "device_id": device_id,
             "generation_id": str(secrets.randbelow(9 * 10**17) + 10**17),
-            "etag": _new_etag(),
+            "etag": new_etag(),
             "status": status,
             "status_reason": status_reason,
             "status_updated_time": NEVER,
@@ -151,7 +156,7 @@ class Store:
                     changed,
                     dumps(authentication),
                     dumps(capabilities),
-                    _new_etag(),
+                    new_etag(),
                     device_id,
                 ),
             )
@@ -195,12 +200,7 @@ class Store:
         ).fetchone()
         if row is None:
             raise HubError(DEVICE_NOT_FOUND, device_id)
-        return Twin(
-            tags=json.loads(row["tags"]),
-            desired=_section(row, "desired"),
-            reported=_section(row, "reported"),
-            version=row["twin_version"],
-        )
+        return twin_of(row)
 
     def save_twin(self, device_id: str, twin: Twin, *, by_device: bool = False) -> None:
         """Write a twin; the device's own writes count as its activity."""
@@ -236,15 +236,23 @@ class Store:
             connection.execute("DELETE FROM sessions WHERE device_id = ?", (device_id,))
 
 
-def _new_etag() -> str:
-    return base64.b64encode(str(secrets.randbelow(9 * 10**8) + 10**8).encode()).decode()
-
-
-def _identity(row: sqlite3.Row) -> Identity:
+def identity_of(row: sqlite3.Row) -> Identity:
+    """Return the identity that a row of the table `devices` holds."""
     values = {name: row[name] for name in Identity.__dataclass_fields__}
     values["authentication"] = json.loads(row["authentication"])
     values["capabilities"] = json.loads(row["capabilities"])
     return Identity(**values)
+
+
+def twin_of(row: sqlite3.Row) -> Twin:
+    """Return the twin that a row of the table `devices` holds."""
+    return Twin(
+        tags=json.loads(row["tags"]),
+        desired=_section(row, "desired"),
+        reported=_section(row, "reported"),
+        version=row["twin_version"],
+        configurations=json.loads(row["configurations"]),
+    )
 
 
 def _section(row: sqlite3.Row, name: str) -> Section:
@@ -265,4 +273,5 @@ def _twin_columns(twin: Twin) -> dict[str, Any]:
         "reported_metadata": dumps(twin.reported.metadata),
         "reported_version": twin.reported.version,
         "twin_version": twin.version,
+        "configurations": dumps(twin.configurations),
     }

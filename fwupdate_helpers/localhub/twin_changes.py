@@ -5,13 +5,18 @@ The REST API, scheduled jobs and automatic device configurations all change twin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.twins import (
     Twin,
+    Writer,
     desired_patch,
+    patch_by_configurations,
     patch_by_service,
     replace_by_service,
 )
@@ -45,8 +50,26 @@ class TwinChanges:
         twin, patch = replace_by_service(before, content, self._store.now())
         return self._save(device_id, twin, patch)
 
+    def configure(
+        self, device_id: str, patch: Json, writers: Iterable[Writer], statuses: Json
+    ) -> Twin:
+        """Merge what automatic configurations write; an empty patch changes the statuses alone.
+
+        Args:
+            writers: Who writes what, the strongest last.
+            statuses: The twin's root ``configurations`` from now on.
+
+        Raises:
+            HubError: 404001, there is no such device; 400004, the patch breaks a limit.
+        """
+        twin = self._store.twin(device_id)
+        if patch:
+            twin = patch_by_configurations(twin, patch, writers, self._store.now())
+        return self._save(device_id, replace(twin, configurations=statuses), patch or None)
+
     def _save(self, device_id: str, twin: Twin, patch: Json | None) -> Twin:
         self._store.save_twin(device_id, twin)
         if patch is not None:
-            self._devices.send_desired(device_id, patch, twin.desired.version)
+            tell = partial(self._devices.send_desired, device_id, patch, twin.desired.version)
+            self._store.after_commit(tell)
         return twin

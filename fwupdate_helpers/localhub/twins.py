@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -25,10 +26,13 @@ MAX_BYTES: Final = {"tags": 8 * 1024, "desired": 32 * 1024, "reported": 32 * 102
 MAX_INTEGER: Final = 4503599627370495
 MIN_INTEGER: Final = -4503599627370496
 
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _METADATA = "$metadata"
 _VERSION = "$version"
 _LAST_UPDATED = "$lastUpdated"
 _LAST_UPDATED_VERSION = "$lastUpdatedVersion"
+_BY = "$lastUpdatedBy"
+_BY_DIGEST = "$lastUpdatedByDigest"
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,33 @@ class Twin:
 
     Attributes:
         version: Counts the changes by the service: tags and desired properties.
+        configurations: Id to status of the automatic configurations that target the device.
     """
 
     tags: Json = field(default_factory=dict)
     desired: Section = field(default_factory=Section)
     reported: Section = field(default_factory=Section)
     version: int = 1
+    configurations: Json = field(default_factory=dict)
 
     @property
     def etag(self) -> str:
         """The ETag of the service's part: base64 of the version as eight bytes."""
         return base64.b64encode(struct.pack(">Q", self.version)).decode()
+
+
+@dataclass(frozen=True)
+class Writer:
+    """An automatic configuration that writes desired properties.
+
+    Attributes:
+        digest: A fingerprint of its content.
+        properties: What of the desired properties it writes.
+    """
+
+    configuration_id: str
+    digest: str
+    properties: Json
 
 
 def new_twin(now: str) -> Twin:
@@ -105,6 +125,37 @@ def patch_by_service(twin: Twin, patch: Json, now: str) -> Twin:
     if desired is not None:
         changed = replace(changed, desired=_patch_section("desired", twin.desired, desired, now))
     return changed
+
+
+def patch_by_configurations(twin: Twin, patch: Json, writers: Iterable[Writer], now: str) -> Twin:
+    """Merge a patch of automatic configurations into the desired properties.
+
+    Their metadata tells who wrote what: each value, and the objects around it.
+
+    Args:
+        writers: The strongest last: what several of them wrote into is marked with it.
+
+    Raises:
+        HubError: 400004, the patch or what it leads to breaks a limit.
+    """
+    changed = patch_by_service(twin, {"properties": {"desired": patch}}, now)
+    metadata = changed.desired.metadata
+    for writer in writers:
+        by = {_BY: writer.configuration_id, _BY_DIGEST: writer.digest}
+        metadata = _mark(metadata, patch, writer.properties, by)
+    return replace(changed, desired=replace(changed.desired, metadata=metadata))
+
+
+def _mark(metadata: Json, patch: Json, written: Json, by: Json) -> Json:
+    marked: Json = {}
+    for key in patch.keys() & written.keys():
+        value, part = patch[key], written[key]
+        if isinstance(value, dict) and value and isinstance(part, dict):
+            node = _mark(metadata[key], value, part, by)
+            marked |= {} if node is metadata[key] else {key: node}
+        elif value is not None:
+            marked[key] = {**metadata[key], **by}
+    return {**metadata, **by, **marked} if marked else metadata
 
 
 def replace_by_service(twin: Twin, content: Json, now: str) -> tuple[Twin, Json | None]:
@@ -205,7 +256,8 @@ def _patch_section(name: str, section: Section, patch: Json, now: str) -> Sectio
 def _patch_metadata(
     metadata: Json, patch: Json, properties: Json, now: str, version: int | None
 ) -> Json:
-    changed = {**metadata, **_stamp(now, version)}
+    by_nobody = {key: node for key, node in metadata.items() if key not in (_BY, _BY_DIGEST)}
+    changed = {**by_nobody, **_stamp(now, version)}
     for key, value in patch.items():
         if value is None:
             changed.pop(key, None)
@@ -247,14 +299,12 @@ def _service_parts(patch: Json) -> tuple[Json | None, Json | None]:
 
 
 _READ_ONLY = (_METADATA, _VERSION)
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_NOT_IN_KEY = re.compile("[.$ \x00-\x1f\x7f-\x9f]")
 
 
 def _check_key(section: str, key: str) -> None:
     if not key or len(key.encode()) > MAX_KEY_BYTES:
         raise _invalid(section, f"has a key that is empty or over {MAX_KEY_BYTES} bytes")
-    if _NOT_IN_KEY.search(key):
+    if _CONTROLS.search(key) or any(character in ".$ " for character in key):
         raise _invalid(section, f"has the key {key!r}; no '.', '$', space or control character")
 
 
@@ -283,7 +333,7 @@ def _size(value: Any) -> int:
     if isinstance(value, list):
         return sum(map(_size, value))
     if isinstance(value, str):
-        return len(_CONTROL.sub("", value).encode())
+        return len(_CONTROLS.sub("", value).encode())
     if isinstance(value, bool):
         return 4
     return 0 if value is None else 8

@@ -39,7 +39,8 @@ class Message(NamedTuple):
 
     Attributes:
         device_id: The device it is about; empty when none.
-        kind: ``methods``, ``twin``, ``connection``, ``identity``, ``image`` or ``other``.
+        kind: ``methods``, ``twin``, ``query``, ``connection``, ``identity``, ``image`` or
+            ``other``.
         source: Who sent it; the hub is the source or the target.
         what: The method of a request, the name of a packet, or the reason phrase of an answer.
         address: The path of a request, or the topic of a packet.

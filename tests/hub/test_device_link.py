@@ -268,14 +268,28 @@ def test_a_method_that_fails_on_the_device_is_answered_500_and_the_device_goes_o
 
 
 def test_a_token_is_renewed_in_mid_update(
-    make: NewDevice, registry: IoTHubRegistryManager, device_id: str
+    make: NewDevice,
+    registry: IoTHubRegistryManager,
+    device_id: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with make(stage_seconds=0.8, sastoken_ttl=121) as device:  # the SDK renews after one second
-        twin = update(registry, device_id)
-        kinds = [event.kind for event in device.events]
-    during = kinds[kinds.index("starting") : kinds.index("completed")]
-    assert "disconnected" in during and "connected" in during
-    assert twin["firmwareUpdate"]["outcome"] == "completed"
+    renewed = threading.Event()
+
+    async def hold(around: DeviceSurroundings, share: float = 1.0) -> None:
+        await asyncio.to_thread(renewed.wait, 60)
+
+    def connected_at() -> Any:
+        return registry.get_device(device_id).connection_state_updated_time
+
+    monkeypatch.setattr(DeviceSurroundings, "pause", hold)
+    with make(sastoken_ttl=121) as device:  # the SDK renews after one second
+        begun = invoke_firmware_update(registry, device_id)
+        assert device.events.wait_for("starting", timeout=15)
+        before = connected_at()
+        wait_for(lambda: connected_at() != before, seconds=30)
+        renewed.set()
+        wait_for_update(registry, device_id, begun.update_id, interval=0.02, timeout=30)
+    assert reported(registry, device_id)["firmwareUpdate"]["outcome"] == "completed"
     assert device.error is None
 
 

@@ -45,7 +45,10 @@ OPERATIONS = {
     "write many devices": ("POST", "/devices", b"no json", WRITE),
     "count the devices": ("GET", "/statistics/devices", None, READ),
     "count the connections": ("GET", "/statistics/service", None, SERVICE),
-    "query": ("POST", "/devices/query", {}, SERVICE),
+    "list configurations": ("GET", "/configurations", None, SERVICE),
+    "write a configuration": ("PUT", "/configurations/nobody", b"no json", SERVICE),
+    "delete a configuration": ("DELETE", "/configurations/nobody", None, SERVICE),
+    "query": ("POST", "/devices/query", {"query": "SELECT * FROM devices"}, SERVICE),
     "look at the hub": ("GET", "/$localhub/status", None, SERVICE),
 }
 
@@ -147,10 +150,20 @@ BUILT = {
     ("GET", "/twins/{id}"),
     ("PATCH", "/twins/{id}"),
     ("PUT", "/twins/{id}"),
+    ("POST", "/devices/query"),
     ("POST", "/twins/{deviceId}/methods"),
     ("POST", "/devices"),
     ("GET", "/statistics/devices"),
     ("GET", "/statistics/service"),
+    ("GET", "/jobs/v2/query"),
+    ("GET", "/jobs/v2/{id}"),
+    ("PUT", "/jobs/v2/{id}"),
+    ("POST", "/jobs/v2/{id}/cancel"),
+    ("GET", "/configurations"),
+    ("GET", "/configurations/{id}"),
+    ("PUT", "/configurations/{id}"),
+    ("DELETE", "/configurations/{id}"),
+    ("POST", "/configurations/testQueries"),
 }
 
 
