@@ -12,10 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
+from azure.iot.hub.models import Twin
 
 from fwupdate_helpers import Fleet, contract
 from fwupdate_helpers.errors import DeviceOffline, FleetNotStarted
 from fwupdate_helpers.firmware import publish_image
+from fwupdate_helpers.fleet.identities import create_identities, find_identities
 from fwupdate_helpers.hub import Hub
 from fwupdate_helpers.service import invoke_firmware_update
 from tests.fleets import owner, told, update_all, wait_for_end
@@ -169,6 +171,23 @@ def test_delete_takes_the_identities_of_this_fleet_and_no_others(
     assert left.isdisjoint(fleet.device_ids)
     assert left.issuperset(neighbours)
     assert not fleet.is_running
+
+
+def test_a_smaller_fleet_of_the_same_name_leaves_none_of_the_larger_one_behind(
+    hub: Hub, hub_process: HubProcess
+) -> None:
+    larger = small(hub, 250, name=(own := name()))
+    create_identities(hub, larger.profiles)  # as if its kernel had died
+    neighbour = f"{larger.name}-other"
+    device_connection_string(hub_process, neighbour)
+    hub.registry.update_twin(neighbour, Twin(tags={"fleet": larger.name}))
+    assert len(find_identities(hub, larger.name)) == 250
+    with small(hub, 1, name=own) as smaller:
+        assert find_identities(hub, larger.name) == smaller.device_ids
+    create_identities(hub, larger.profiles)
+    smaller.delete()
+    assert find_identities(hub, larger.name) == []
+    assert hub.registry.get_device(neighbour)
 
 
 def test_a_second_run_of_the_cell_takes_the_place_of_the_first(hub: Hub) -> None:
