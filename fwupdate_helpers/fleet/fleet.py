@@ -20,7 +20,7 @@ from fwupdate_helpers.firmware.keys import demo_signing_key
 from fwupdate_helpers.fleet.bar import progress_bar
 from fwupdate_helpers.fleet.crew import Worker, end_all
 from fwupdate_helpers.fleet.factory import factory_images
-from fwupdate_helpers.fleet.identities import create_identities, delete_identities
+from fwupdate_helpers.fleet.identities import create_identities, delete_identities, find_identities
 from fwupdate_helpers.fleet.lines import (
     END_SECONDS,
     FAILED,
@@ -199,6 +199,9 @@ class Fleet:
         images = factory_images(self._versions, self.models, self.signing_key)
         with progress_bar("Creating device identities", len(self.profiles)) as tick:
             keys = create_identities(self._hub, self.profiles, tick)
+        # A larger fleet of that name that was here before: nobody runs its other devices.
+        left = set(find_identities(self._hub, self.name)) - self._index_of.keys()
+        delete_identities(self._hub, sorted(left))
         stage_seconds, outage_seconds, watchdog_seconds = self._seconds
         common = Task(
             host=self._hub.device_host,
@@ -233,13 +236,16 @@ class Fleet:
     def delete(self) -> None:
         """Stop, and delete the identities of this fleet from the hub, and no others.
 
+        Those that an earlier, larger fleet of this name has left go, too.
+
         Raises:
             FirmwareUpdateError: The hub does not answer, or refuses.
         """
         with self._busy:
             self.stop()
-            with progress_bar("Deleting device identities", len(self.profiles)) as tick:
-                delete_identities(self._hub, self.device_ids, tick)
+            mine = {*self.device_ids, *find_identities(self._hub, self.name)}
+            with progress_bar("Deleting device identities", len(mine)) as tick:
+                delete_identities(self._hub, sorted(mine), tick)
 
     def __enter__(self) -> Fleet:
         return self.start()

@@ -7,8 +7,10 @@ Source of the limit and of the import modes: Microsoft's service.json (API versi
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fwupdate_helpers.errors import FirmwareUpdateError
@@ -22,6 +24,7 @@ OnDone = Callable[[int], object]
 """Told how many devices are done."""
 
 MAX_IN_A_CALL: Final = 100
+MAX_IN_A_PAGE: Final = 1000
 _KEY_BYTES: Final = 32
 _NOT_FOUND: Final = "DeviceNotFound"
 
@@ -62,6 +65,28 @@ def delete_identities(
     _send(hub, items, on_done, harmless=_NOT_FOUND)
 
 
+def find_identities(hub: Hub, fleet: str) -> list[str]:
+    """Return the ids of the devices that a fleet of this name has on the hub, also of earlier runs.
+
+    On Azure, a query may miss what was created in the last seconds.
+
+    Raises:
+        FirmwareUpdateError: The hub does not answer, or refuses.
+    """
+    from azure.iot.hub.models import QuerySpecification
+
+    text = f"SELECT deviceId FROM devices WHERE tags.fleet = '{fleet}'"  # noqa: S608 (a plain name)
+    specification, found, token = QuerySpecification(query=text), [], None
+    while True:
+        ask = partial(hub.registry.query_iot_hub, specification, token, str(MAX_IN_A_PAGE))
+        page = _retried(fleet, ask)
+        found += [item.device_id for item in page.items]
+        token = page.continuation_token
+        if not token:
+            break
+    return [one for one in found if re.fullmatch(re.escape(fleet) + r"-[0-9]{4,}", one)]
+
+
 def _identity(profile: DeviceProfile, key: str) -> Any:
     from azure.iot.hub.models import AuthenticationMechanism, ExportImportDevice, SymmetricKey
 
@@ -89,15 +114,17 @@ def _send(hub: Hub, items: list[Any], on_done: OnDone, *, harmless: str | None =
 
 
 def _send_part(hub: Hub, items: list[Any]) -> Any:
-    """Make one call; it does no harm when it comes twice."""
+    return _retried(items[0].id, lambda: hub.registry.bulk_create_or_update_devices(items))
+
+
+def _retried(device_id: str, request: Callable[[], Any]) -> Any:
+    """Make a request that does no harm when it comes twice."""
     from fwupdate_helpers.retries import Operation, RetryPolicy
     from fwupdate_helpers.sdk_errors import hub_errors
 
-    device_id = items[0].id
-
     def once() -> Any:
         with hub_errors(device_id):
-            return hub.registry.bulk_create_or_update_devices(items)
+            return request()
 
     return RetryPolicy().call(once, operation=Operation.IDENTITY, device_id=device_id)
 
