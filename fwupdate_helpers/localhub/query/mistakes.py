@@ -18,7 +18,7 @@ _WORDS: Final[tuple[tuple[frozenset[str], str], ...]] = (
     (frozenset(("NAME", "DOT")), "a path"),
     (frozenset(("NAME",)), "a name such as tags.site"),
     (frozenset(("AGGREGATE",)), "an aggregate such as COUNT()"),
-    (frozenset(("STAR", "NAME")), "'*'"),
+    (frozenset(("STAR",)), "'*'"),
     (frozenset(("COMPARE",)), "a comparison such as ="),
     (frozenset(("SELECT",)), "SELECT"),
     (frozenset(("TOP",)), "TOP"),
@@ -74,7 +74,6 @@ _NAME: Final = re.compile(r"[\w$]+")
 _CALLED: Final = re.compile(
     r"(?<![\w$.])(?!N?IN\b|FROM\b|DEVICES\b|TOP\b)([^\W\d]\w*)\s*$", re.IGNORECASE
 )
-_FUNCTION: Final = "(function)"
 
 
 def unexpected(
@@ -90,7 +89,7 @@ def unexpected(
         expected: The names of the terminals that are allowed here.
     """
     if kind == "LPAR" and (called := _CALLED.search(text[:start])):
-        start, end, kind = called.start(1), called.end(1), _FUNCTION
+        return _no_function(called[1], place_of(text, called.start(1)))
     found = text[start:end]
     hint = _hint(text[:start], found, kind, text[end:]) or ""
     shown = f"'{found[:_SHOWN]}'" if found else "the end"
@@ -104,6 +103,11 @@ def place_of(text: str, position: int) -> Place:
     return Place(before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
 
 
+def _no_function(name: str, place: Place) -> QuerySyntaxError:
+    instead = _FUNCTIONS.get(name.upper(), _FUNCTION_HELP)
+    return QuerySyntaxError(f"IoT Hub has no function '{name[:_SHOWN]}'. {instead}", place)
+
+
 def _hint(before: str, found: str, kind: str, after: str) -> str | None:
     word = found.upper()
     last = before.rstrip()
@@ -113,11 +117,11 @@ def _hint(before: str, found: str, kind: str, after: str) -> str | None:
         return f"'{found}' is a reserved word: write [[{found}]]."
     if not kind:
         return _hint_of_character(found, after)
-    if kind == _FUNCTION:
-        return f"IoT Hub has no function {found[:_SHOWN]}. {_FUNCTIONS.get(word, _FUNCTION_HELP)}"
     if found == "=" and before.endswith(("=", "!", "<", ">")):
         return "IoT Hub compares with a single '='."
-    return _hint_of_place(last, found, kind) or _NOT_IN_IOT_HUB.get(word)
+    last_word = _NAME.findall(last[-_SHOWN:])[-1:]
+    meant = next((one for one in (word, *last_word) if one.upper() in _NOT_IN_IOT_HUB), "")
+    return _hint_of_place(last, found, kind, after) or _NOT_IN_IOT_HUB.get(meant.upper())
 
 
 def _hint_of_character(found: str, after: str) -> str | None:
@@ -128,9 +132,11 @@ def _hint_of_character(found: str, after: str) -> str | None:
     return _CHARACTERS.get(found)
 
 
-def _hint_of_place(last: str, found: str, kind: str) -> str | None:
+def _hint_of_place(last: str, found: str, kind: str, after: str) -> str | None:
     if kind == "LPAR" and re.search(r"(?i)\bN?IN$", last):
         return "IN and NIN take a list in square brackets: ['a', 'b']."
+    if kind == "RPAR" and not last.endswith((",", "(")):
+        return "No '(' is open here."
     if re.search(r"(?i)\bCOUNT\s*\($", last):
         return "COUNT takes nothing between its parentheses."
     if kind == "STRING" and re.search(r"""['"]$""", last):
@@ -138,12 +144,13 @@ def _hint_of_place(last: str, found: str, kind: str) -> str | None:
     if kind == "MINUS" and _NAME.search(last[-1:]):
         return "A name with a '-' is written in brackets: [[my-name]]."
     if kind == "NUMBER" and last.endswith("."):
-        return f"A name that begins with a digit is written in brackets: [[{found}]]."
-    if kind == "NAME" and found.upper() not in _NOT_IN_IOT_HUB:
-        if re.search(r"(?i)\bFROM\s+[\w.]+$", last):
-            return "A collection takes no other name here."
-        if re.search(r"[\w\]]$", last):
-            return None
+        name = (found + re.match(r"[\w$-]*", after)[0])[:_SHOWN]  # type: ignore[index]
+        return f"A name that begins with a digit is written in brackets: [[{name}]]."
+    if kind == "AGGREGATE":
+        return f"{found.upper()} is for the columns, not for a condition."
+    is_alias = kind == "NAME" and re.search(r"(?i)\bFROM\s+[\w.]+$", last)
+    if is_alias and found.upper() not in _NOT_IN_IOT_HUB:
+        return "A collection takes no other name here."
     return None
 
 
@@ -153,7 +160,8 @@ def _describe(expected: set[str]) -> str:
     words: list[str] = []
     left = expected | ({"NAME"} if "ESCAPED" in expected else set())
     if {"STRING", "NAME"} <= left:
-        return "a value or a condition: a path such as tags.site, a constant, NOT or '('"
+        value = "a path such as tags.site, a constant"
+        return f"a condition: {value}, NOT or '('" if "NOT" in left else f"a value: {value} or '('"
     if {"COMPARE", "PLUS"} <= left:
         words.append("an operator such as =")
         left -= _OPERATORS
