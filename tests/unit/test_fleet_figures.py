@@ -195,8 +195,8 @@ def test_long_names_are_told_apart_by_their_ends() -> None:
     assert swimlanes.short_names(names) == ["…0000", "…0001", "…0002"]
     figure = plot_fleet(fleet_rows([twin(name, _completed().reported) for name in names]))
     assert figure.axes[0].get_position().width > 0.6
-    alone = swimlanes.short_names(["y" * 50])
-    assert len(alone[0]) == 24 and alone[0].startswith("…")
+    other = swimlanes.short_names([f"{number}-{'y' * 50}" for number in range(2)])
+    assert len(set(other)) == 2 and all(len(name) == 24 for name in other)
 
 
 def _completed() -> Reporter:
@@ -228,6 +228,14 @@ def test_what_the_hub_has_not_heard_is_pale_up_to_the_moment_of_the_picture() ->
     assert "running, nothing heard yet" in words(plot_fleet(rows))
     done = fleet_rows([twin("b", ended.reported)])
     assert Moments(done, now=running.at(60)).now == pytest.approx(7, abs=0.1), "nothing runs"
+
+
+def test_updates_that_took_no_time_are_seen() -> None:
+    rows = fleet(200, scale=0, idle=0)
+    for collection in bars(plot_fleet(rows)).values():
+        widths = [path.get_extents().width for path in collection.get_paths()]
+        assert min(widths) > 0.002 * Moments(rows).scale.right
+    assert "200 devices: " in alt_text(plot_stage_counts(rows))
 
 
 # --- the axis of time ---
@@ -334,7 +342,7 @@ def test_few_devices_are_dots_and_many_a_distribution() -> None:
     )
     assert "one device" in words(few) and "one device" not in words(many)
     assert len(many.axes[0].collections) == 6, "five stages and the whole update"
-    assert any("95 % below" in text for text in words(many))
+    assert any("95 % within" in text for text in words(many))
     assert not any("95 %" in text for text in words(few)), "a few values have no such thing"
 
 
@@ -396,13 +404,15 @@ def test_many_causes_are_summed_up() -> None:
     for number in range(30):
         reporter = Reporter()
         reporter.report(0, contract.opening_patch("u", reporter.at(0)))
-        patch = contract.error_patch(reporter.at(1), contract.WAITING, f"code-{number}", "")
+        code = f"{number}-{'x' * 40}-$m$"
+        patch = contract.error_patch(reporter.at(1), contract.WAITING, code, "")
         reporter.report(1, patch)
         twins.append(twin(f"d-{number}", reporter.reported))
     figure = plot_failures(fleet_rows(twins))
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(labels) == 10 and labels[-1] == "21 others"
     assert sum(patch.get_width() for patch in figure.axes[0].patches) == 30
+    assert labels[0].startswith("0-xx") and labels[0].endswith("-$m$") and len(labels[0]) == 26
 
 
 @pytest.mark.parametrize("module", [time_scale, sheet, swimlanes])
