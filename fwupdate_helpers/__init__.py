@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.errors import FirmwareUpdateError
     from fwupdate_helpers.fleet import DeviceProfile, Fleet
+    from fwupdate_helpers.fleet_figures import (
+        plot_durations,
+        plot_failures,
+        plot_fleet,
+        plot_stage_counts,
+    )
+    from fwupdate_helpers.fleet_view import FleetRow, read_fleet
     from fwupdate_helpers.hub import Hub, connect_hub
     from fwupdate_helpers.retries import RetryLog, RetryPolicy
+    from fwupdate_helpers.rollout import Rollout
     from fwupdate_helpers.service import (
         cancel_firmware_update,
         invoke_firmware_update,
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
     )
     from fwupdate_helpers.timeline import UpdateTimeline, plot_timelines
     from fwupdate_helpers.trace_figure import plot_sequence
-    from fwupdate_helpers.widgets import UpdatePanel
+    from fwupdate_helpers.widgets import FleetBoard, UpdatePanel
 
 # Without a handler, Python prints the SDK's warnings to stderr, under whatever cell runs then.
 logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
@@ -33,17 +41,25 @@ _HOME = {
     "DeviceProfile": "fleet",
     "FirmwareUpdateError": "errors",
     "Fleet": "fleet",
+    "FleetBoard": "widgets",
+    "FleetRow": "fleet_view",
     "Hub": "hub",
     "RetryLog": "retries",
     "RetryPolicy": "retries",
+    "Rollout": "rollout",
     "SimulatedDevice": "device",
     "UpdatePanel": "widgets",
     "UpdateTimeline": "timeline",
     "cancel_firmware_update": "service",
     "connect_hub": "hub",
     "invoke_firmware_update": "service",
+    "plot_durations": "fleet_figures",
+    "plot_failures": "fleet_figures",
+    "plot_fleet": "fleet_figures",
     "plot_sequence": "trace_figure",
+    "plot_stage_counts": "fleet_figures",
     "plot_timelines": "timeline",
+    "read_fleet": "fleet_view",
     "wait_for_update": "service",
     "watch_update": "service",
 }
@@ -52,17 +68,25 @@ __all__ = [
     "DeviceProfile",
     "FirmwareUpdateError",
     "Fleet",
+    "FleetBoard",
+    "FleetRow",
     "Hub",
     "RetryLog",
     "RetryPolicy",
+    "Rollout",
     "SimulatedDevice",
     "UpdatePanel",
     "UpdateTimeline",
     "cancel_firmware_update",
     "connect_hub",
     "invoke_firmware_update",
+    "plot_durations",
+    "plot_failures",
+    "plot_fleet",
     "plot_sequence",
+    "plot_stage_counts",
     "plot_timelines",
+    "read_fleet",
     "wait_for_update",
     "watch_update",
 ]

@@ -53,6 +53,12 @@ def read_service_string(connection_string: str) -> str:
     return parts["HostName"]
 
 
+def read_service_key(connection_string: str) -> bytes:
+    """Return the key in a service connection string; raises as `read_service_string`."""
+    parts = _read(connection_string, "SharedAccessKeyName", _EXAMPLE)
+    return base64.b64decode(parts["SharedAccessKey"])
+
+
 def read_device_string(connection_string: str) -> str:
     """Check a device connection string and return its device id.
 

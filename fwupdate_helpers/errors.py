@@ -86,6 +86,18 @@ class HubThrottled(HubRequestError):
     """The hub got more requests than it takes, and did nothing with this one (HTTP 429)."""
 
 
+class QueryRefused(HubRequestError):
+    """The hub does not understand a query (HTTP 400); the message has the hub's own words.
+
+    Attributes:
+        query: The query's text.
+    """
+
+    def __init__(self, message: str, *, query: str, code: int | None) -> None:
+        self.query = query
+        super().__init__(message, status=400, code=code)
+
+
 class _DeviceError(FirmwareUpdateError):
     def __init__(self, device_id: str, message: str) -> None:
         self.device_id = device_id

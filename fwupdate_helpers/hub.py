@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hmac
 import os
 import re
 import time
@@ -13,7 +14,12 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from fwupdate_helpers.connection_string import Secret, read_device_key, read_service_string
+from fwupdate_helpers.connection_string import (
+    Secret,
+    read_device_key,
+    read_service_key,
+    read_service_string,
+)
 from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
 from fwupdate_helpers.sdk_errors import hub_errors
 
@@ -276,6 +282,14 @@ class Hub:
                 timeout=_LOCAL_TIMEOUT,
                 allow_redirects=False,
             )
+
+    def derived_key(self, purpose: str) -> bytes:
+        """Return 32 bytes that only those can make who have this hub's connection string.
+
+        Args:
+            purpose: Each purpose has a key of its own.
+        """
+        return hmac.digest(read_service_key(self._connection_string), purpose.encode(), "sha256")
 
     def trace(
         self, device_id: str | None = None, *, after: int = 0, kinds: Collection[str] | None = None

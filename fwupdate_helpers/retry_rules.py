@@ -38,6 +38,7 @@ class Operation(str, Enum):
 
     IDENTITY = "identity"
     TWIN = "twin read"
+    QUERY = "query"
     METHOD = "direct method"
 
 
@@ -58,7 +59,7 @@ class RetryRule:
         cause: The error that it is about.
         name: What the error is called.
         read: The verdict for a twin read, and for other calls that do no harm when they come
-            twice: the kit's own create and delete of an identity.
+            twice: a query, the kit's own create and delete of an identity.
         method: The verdict for a direct method.
         why: The reason.
     """
@@ -117,7 +118,7 @@ RETRY_RULES: Final = RetryRules(
             Verdict.IF_OFFLINE_ALLOWED,
             "Nothing ran, so it is safe; but a device may be offline for days.",
         ),
-        (409, "conflict", _NO, _NO, "It exists already, and still does so a second later."),
+        (409, "conflict", _NO, _NO, "An identity of this name exists, also a second later."),
         (412, "PreconditionFailed", _NO, _NO, "Somebody changed it: read it, then decide anew."),
         (429, "throttling", _RETRY, _RETRY, _BUSY),
         (500, "ServerError", _RETRY, _LOOK, _UNKNOWN),
@@ -132,7 +133,13 @@ RETRY_RULES: Final = RetryRules(
         (NOT_REACHED, "no connection", _RETRY, _RETRY, "Nothing was sent."),
         (ANSWER_LOST, "answer lost", _RETRY, _LOOK, "The request was sent; it may have run."),
         (NOT_TRUSTED, "certificate", _NO, _NO, "Trust does not come with time."),
-        (REJECTED, "the device's own refusal", _NO, _NO, "It is an answer (409: it is busy)."),
+        (
+            REJECTED,
+            "the device's own refusal",
+            _NO,
+            _NO,
+            "It is an answer. Status 409: an update runs; wait until it has ended.",
+        ),
         ("other", "anything else", _NO, _NO, "Nothing is known that makes it safe."),
     )
 )

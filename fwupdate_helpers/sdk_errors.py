@@ -85,8 +85,8 @@ _ADVICE: Final = {
 
 
 @contextmanager
-def hub_errors(device_id: str) -> Iterator[None]:
-    """Turn the errors of SDK calls about one device into this kit's.
+def hub_errors(device_id: str = "") -> Iterator[None]:
+    """Turn the errors of SDK calls about one device into this kit's; without one, about many.
 
     Raises:
         DeviceNotFound: 404001, or 404 without a code.
@@ -167,9 +167,8 @@ def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
     asked = _asked_seconds(response)
     wait = "" if asked is None else f" It asks to wait {asked:g} s."
     advice = _ADVICE.get(status, "try again later")
-    message = (
-        f"The hub refused a request about device {device_id} with {code or status}: {advice}.{wait}"
-    )
+    about = f" about device {device_id}" if device_id else ""
+    message = f"The hub refused a request{about} with {code or status}: {advice}.{wait}"
     return kind(message, status=status, code=code, retry_after=asked)
 
 

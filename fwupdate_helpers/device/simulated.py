@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 from fwupdate_helpers.connection_string import Secret, mask, read_device_string
@@ -26,6 +27,7 @@ Json = dict[str, Any]
 
 _running: Final[dict[str, SimulatedDevice]] = {}
 _running_lock: Final = threading.Lock()
+_LOOK_SECONDS: Final = 0.1
 
 
 class SimulatedDevice:
@@ -116,10 +118,14 @@ class SimulatedDevice:
         other = _running.get(self._key)
         return other is not None and other is not self and other.is_running
 
-    def start(self) -> SimulatedDevice:
+    def start(self, *, patience: Callable[[], bool] = lambda: True) -> SimulatedDevice:
         """Connect, report `standBy` and listen for direct methods; harmless when it runs already.
 
         A device with the same id that already runs in this process is stopped first.
+
+        Args:
+            patience: Asked again and again while the device is not ready yet; once it says False,
+                this returns, and the device goes on by itself.
 
         Raises:
             HubUnauthorized: The hub refuses the device's key, or has no such device.
@@ -144,7 +150,9 @@ class SimulatedDevice:
                 target=self._run, name=f"device-{self.device_id}", daemon=True
             )
             self._thread.start()
-        self._started.wait()
+        while not self._started.wait(_LOOK_SECONDS):
+            if not patience():
+                return self
         self._raise_failure()
         return self
 

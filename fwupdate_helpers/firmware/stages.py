@@ -104,18 +104,14 @@ class ImageWork:
                 await self._around.step()
 
 
-def self_test_problem(boot: Boot, *, hardware_passes: bool) -> str | None:
+def self_test_problem(boot: Boot, around: Surroundings) -> str | None:
     """Return what is wrong with the image on trial; None when it works.
 
     That the device is connected again is the first half of the test.
-
-    Args:
-        boot: What the boot loader started.
-        hardware_passes: Whether the hardware passes the self-test.
     """
     if boot.image.behaviour == "failsSelfTest":
         return f"Version {boot.version} does not pass its self-test."
-    if not hardware_passes:
+    if not around.hardware_passes():
         return f"The board does not pass the self-test of version {boot.version}."
     return None
 

@@ -158,7 +158,7 @@ class FleetDevice:
             connection_string=Secret(string),
             stage_seconds=task.stage_seconds,
             board=self._new_board(),
-            version=None,
+            version=None,  # the board's
             policy=DownloadPolicy(bytes_per_second=member.bytes_per_second),
             link_policy=_LINK,
             faults=faults,

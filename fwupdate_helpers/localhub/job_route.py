@@ -1,7 +1,8 @@
 """The routes of scheduled jobs.
 
 Source: azure-iot-hub 2.7's ``jobs_operations.py`` and Microsoft's service.json (2021-04-12); the
-permissions are those that "Schedule and broadcast jobs" (schedule-jobs-python.md) asks for.
+permissions: "Control access to IoT Hub" asks for ServiceConnect, "Schedule and broadcast jobs"
+(schedule-jobs-python.md) for those of the registry, so either will do.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from fwupdate_helpers.localhub.authentication import REGISTRY_READ, REGISTRY_WRITE
+from fwupdate_helpers.localhub.authentication import (
+    REGISTRY_READ,
+    REGISTRY_WRITE,
+    SERVICE_CONNECT,
+)
 from fwupdate_helpers.localhub.error_responses import Handler
 from fwupdate_helpers.localhub.errors import ARGUMENT_INVALID, HubError
 from fwupdate_helpers.localhub.jobs.records import JOB_STATUSES, Job
@@ -25,6 +30,8 @@ from fwupdate_helpers.localhub.query_route import read_page_size
 Json = dict[str, Any]
 
 _CONTINUATION: Final = "x-ms-continuation"
+_READ: Final = frozenset({SERVICE_CONNECT, REGISTRY_READ})
+_WRITE: Final = frozenset({SERVICE_CONNECT, REGISTRY_WRITE})
 
 
 class JobRoute:
@@ -35,14 +42,14 @@ class JobRoute:
         self._jobs = scheduler.jobs
 
     def add_routes(
-        self, router: web.UrlDispatcher, guarded: Callable[[str, Handler], Handler]
+        self, router: web.UrlDispatcher, guarded: Callable[[frozenset[str], Handler], Handler]
     ) -> None:
-        """Add the routes; `guarded` lets those in who have a permission."""
+        """Add the routes; `guarded` lets those in who have one of some permissions."""
         # Before /jobs/v2/{id}: no job can be read that is called "query".
-        router.add_route("GET", "/jobs/v2/query", guarded(REGISTRY_READ, self._query))
-        router.add_route("GET", "/jobs/v2/{id}", guarded(REGISTRY_READ, self._get))
-        router.add_route("PUT", "/jobs/v2/{id}", guarded(REGISTRY_WRITE, self._create))
-        router.add_route("POST", "/jobs/v2/{id}/cancel", guarded(REGISTRY_WRITE, self._cancel))
+        router.add_route("GET", "/jobs/v2/query", guarded(_READ, self._query))
+        router.add_route("GET", "/jobs/v2/{id}", guarded(_READ, self._get))
+        router.add_route("PUT", "/jobs/v2/{id}", guarded(_WRITE, self._create))
+        router.add_route("POST", "/jobs/v2/{id}/cancel", guarded(_WRITE, self._cancel))
 
     async def _create(self, request: web.Request) -> web.Response:
         body = loads_object(await request.read())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -88,8 +89,22 @@ class DirectMethods:
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, str], asyncio.Future[Json]] = {}
 
-    async def invoke(self, devices: Devices, device_id: str, request: MethodRequest) -> Json:
+    async def invoke(
+        self,
+        devices: Devices,
+        device_id: str,
+        request: MethodRequest,
+        *,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Json:
         """Call a method and return ``{"status": int, "payload": …}`` as the device gave it.
+
+        Args:
+            devices: The way to the devices.
+            device_id: The device to call.
+            request: What to call.
+            is_wanted: Whether somebody still waits for the answer. A call whose service has hung
+                up while the device was away is not made (what IoT Hub does is not documented).
 
         Raises:
             HubError: 404103 offline, 504101 no answer in time, 403800 too many open calls,
@@ -103,7 +118,10 @@ class DirectMethods:
         try:
             if not await devices.wait_for_methods(device_id, request.connect_timeout):
                 raise _offline()
-            if not devices.send_method(device_id, request.name, request_id, request.payload):
+            sent = is_wanted() and devices.send_method(
+                device_id, request.name, request_id, request.payload
+            )
+            if not sent:
                 raise _offline()
             # A device that drops out may come back and still answer, so nothing ends the wait
             # but the answer and the clock.

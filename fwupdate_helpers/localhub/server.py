@@ -138,6 +138,7 @@ class _LocalHub:
         tls.ensure_certificates(self._state, listeners.address)
         context = tls.server_context(self._state)
         images = ImageStore(self._state.images, _utc_now)
+        self._trace.hide_images(images.names_one)
         database = Database(self._state.database, _utc_now)
         try:
             await self._serve(listeners, config, database, images, context, on_ready)

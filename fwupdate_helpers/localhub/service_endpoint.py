@@ -156,7 +156,7 @@ class ServiceEndpoint:
         route("*", "/{anything:.*}", self._guarded(SERVICE_CONNECT, _no_such_route))
         return app
 
-    def _guarded(self, permission: str, handler: Handler) -> Handler:
+    def _guarded(self, permission: str | frozenset[str], handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             self._authenticator.check_service(
                 request.headers.get("Authorization"), request.path, permission
@@ -243,9 +243,17 @@ class ServiceEndpoint:
             method = MethodRequest.from_json(loads_object(await request.read()))
             if not self._store.get(device_id).enabled:
                 raise HubError(DEVICE_NOT_FOUND, f"The device '{device_id}' is disabled.")
-            return _json(await self._methods.invoke(self._devices, device_id, method))
+            answer = await self._methods.invoke(
+                self._devices, device_id, method, is_wanted=lambda: _waits(request)
+            )
+            return _json(answer)
         except HubError as error:
             return method_error(error)
+
+
+def _waits(request: web.Request) -> bool:
+    """Tell whether the client still waits for the answer."""
+    return request.transport is not None and not request.transport.is_closing()
 
 
 def _not_built(name: str) -> Handler:

@@ -299,12 +299,13 @@ def _service_parts(patch: Json) -> tuple[Json | None, Json | None]:
 
 
 _READ_ONLY = (_METADATA, _VERSION)
+_NOT_IN_KEY = re.compile("[.$ \x00-\x1f\x7f-\x9f]")
 
 
 def _check_key(section: str, key: str) -> None:
     if not key or len(key.encode()) > MAX_KEY_BYTES:
         raise _invalid(section, f"has a key that is empty or over {MAX_KEY_BYTES} bytes")
-    if _CONTROLS.search(key) or any(character in ".$ " for character in key):
+    if _NOT_IN_KEY.search(key):
         raise _invalid(section, f"has the key {key!r}; no '.', '$', space or control character")
 
 

@@ -1,12 +1,14 @@
 """Live widgets for notebooks, made of ipywidgets.
 
-`view`, `progress` and the words in them know no widgets and do no I/O; `update_panel` is the shell
-that reads the twin in the background and shows what they make of it.
+`view`, `progress`, `board_view` and the words in them know no widgets and do no I/O; `update_panel`
+and `fleet_board` are the shells that read twins in the background and show what they make of it.
 """
 
 from __future__ import annotations
 
+from fwupdate_helpers.widgets.board_view import BoardView
+from fwupdate_helpers.widgets.fleet_board import FleetBoard
 from fwupdate_helpers.widgets.update_panel import UpdatePanel
 from fwupdate_helpers.widgets.view import Note, PanelView
 
-__all__ = ["Note", "PanelView", "UpdatePanel"]
+__all__ = ["BoardView", "FleetBoard", "Note", "PanelView", "UpdatePanel"]

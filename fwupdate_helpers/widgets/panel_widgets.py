@@ -10,6 +10,14 @@ from typing import Any, Final
 import ipywidgets
 
 from fwupdate_helpers import colours, contract
+from fwupdate_helpers.widgets.html_parts import (
+    FRAME,
+    GREY,
+    TEXT,
+    html,
+    message_html,
+    status_html,
+)
 from fwupdate_helpers.widgets.picture import HEIGHT, WIDTH
 from fwupdate_helpers.widgets.view import (
     CANCEL,
@@ -35,22 +43,19 @@ _BUTTONS: Final = {
     POWER_CUT: ("Power cut", "bolt", "Cut the device's power: no clean-up, no goodbye"),
     RESTART: ("Restart device", "power-off", "Give the device its power back"),
 }
-_GREY: Final = "#6E6E6E"
 _SIGNS: Final = {
     COMPLETED: ("✔", colours.GREEN),
     FAILED: ("✖", colours.VERMILLION),
     ROLLED_BACK: ("◀", colours.VERMILLION),
-    CANCELLED: ("■", _GREY),
-    NO_POWER: ("○", _GREY),
-    STOPPED: ("○", _GREY),
+    CANCELLED: ("■", GREY),
+    NO_POWER: ("○", GREY),
+    STOPPED: ("○", GREY),
     HUB_AWAY: ("?", colours.ORANGE),
     HUB_REFUSES: ("?", colours.ORANGE),
     NO_IDENTITY: ("?", colours.ORANGE),
     **{stage: ("▶", colour) for stage, colour in colours.STAGE_COLOURS.items()},
 }
-_IDLE: Final = ("•", _GREY)
-_TEXT: Final = "color:var(--jp-content-font-color1,#000);line-height:1.4;"
-_FRAME: Final = "border:1px solid var(--jp-border-color1,#767676);border-radius:3px;"
+_IDLE: Final = ("•", GREY)
 
 
 class PanelWidgets:
@@ -67,8 +72,8 @@ class PanelWidgets:
     def __init__(self, device_id: str) -> None:
         self._device_id = device_id
         self.buttons: dict[str, Any] = {name: _button(*how) for name, how in _BUTTONS.items()}
-        self._line, self._bar, self._stages = _html(), _html(), _html()
-        self._message, self._picture, self._log = _html(), _html(), _html()
+        self._line, self._bar, self._stages = html(), html(), html()
+        self._message, self._picture, self._log = html(), html(), html()
         row = {"flex_flow": "row wrap", "overflow": "visible"}
         self.root: Any = ipywidgets.VBox(
             [
@@ -102,7 +107,7 @@ class PanelWidgets:
 
     def show_message(self, note: Note) -> None:
         """Show what happened and what to do."""
-        self._message.value = _message_html(note)
+        self._message.value = message_html(note)
 
     def show_picture(self, png: bytes | None, alt: str) -> None:
         """Show the timeline; None is an empty frame in its place."""
@@ -127,32 +132,18 @@ def _button(description: str, icon: str, tooltip: str) -> Any:
     )
 
 
-def _html() -> Any:
-    layout = {"margin": "2px 0", "overflow": "hidden", "width": "100%"}
-    return ipywidgets.HTML(layout=layout)
-
-
 def _sign(view: PanelView) -> tuple[str, str]:
     return _SIGNS.get(view.state, _IDLE)
 
 
 def _line_html(view: PanelView, device_id: str) -> str:
     sign, colour = _sign(view)
-    part = '<span style="display:inline-block">{}</span>'  # a line breaks between two parts only
-    parts = " · ".join(part.format(escape(words)) for words in view.text.split(" · "))
-    place = "display:flex;gap:9px;align-items:flex-start;min-height:70px;font-size:16px;"
-    badge = f"background:{colour};color:{_ink(colour)};border-radius:3px;width:26px;height:26px;"
-    badge += "flex:none;text-align:center;line-height:26px;font-size:15px;"
-    return (
-        f'<div style="{_TEXT}{place}"><span aria-hidden="true" style="{badge}">{sign}</span>'
-        f'<div><div style="font-size:15px;overflow-wrap:anywhere">{escape(device_id)}</div>'
-        f'<div role="status" style="font-weight:bold">{parts}</div></div></div>'
-    )
+    return status_html(device_id, view.text, sign=sign, colour=colour)
 
 
 def _bar_html(view: PanelView) -> str:
     colour = _sign(view)[1]
-    frame = f"{_FRAME}height:18px;overflow:hidden;background:var(--jp-layout-color2,#EEE);"
+    frame = f"{FRAME}height:18px;overflow:hidden;background:var(--jp-layout-color2,#EEE);"
     aria = f'role="progressbar" aria-label="Firmware update" aria-valuenow="{view.percent}" '
     aria += f'aria-valuemin="0" aria-valuemax="100" aria-valuetext="{escape(view.text)}"'
     fill = f"width:{view.percent}%;height:100%;background:{colour};"
@@ -162,7 +153,7 @@ def _bar_html(view: PanelView) -> str:
 def _stages_html(view: PanelView) -> str:
     items = "".join(_stage_html(view, place, name) for place, name in enumerate(view.stages))
     style = "display:flex;gap:4px;list-style:none;margin:0;padding:0;font-size:15px;"
-    return f'<ol aria-label="Stages" style="{_TEXT}{style}">{items}</ol>'
+    return f'<ol aria-label="Stages" style="{TEXT}{style}">{items}</ol>'
 
 
 def _stage_html(view: PanelView, place: int, name: str) -> str:
@@ -189,22 +180,12 @@ def _stage_mark(view: PanelView, place: int) -> tuple[str, str]:
     return ("▶", "running") if view.state in contract.STAGES else ("‖", "stands still")
 
 
-def _message_html(note: Note) -> str:
-    sign, colour = ("⚠", colours.VERMILLION) if note.is_error else ("ℹ", colours.BLUE)
-    style = "height:4.3em;overflow-y:auto;font-size:15px;padding-left:8px;overflow-wrap:anywhere;"
-    if not note.text:
-        return f'<div style="{_TEXT}{style}border-left:4px solid transparent"></div>'
-    style += f"border-left:4px solid {colour};"
-    role = "alert" if note.is_error else "note"
-    return f'<div role="{role}" style="{_TEXT}{style}">{sign} {escape(note.text)}</div>'
-
-
 def _picture_html(png: bytes | None, alt: str) -> str:
     place = f"width:100%;aspect-ratio:{WIDTH}/{HEIGHT};box-sizing:border-box;"
     if png is None:
         words = "The timeline of the update grows here."
         centre = "display:flex;align-items:center;justify-content:center;font-size:15px;"
-        return f'<div style="{_TEXT}{_FRAME}{place}{centre}">{words}</div>'
+        return f'<div style="{TEXT}{FRAME}{place}{centre}">{words}</div>'
     data = b64encode(png).decode()
     source = f'src="data:image/png;base64,{data}"'
     return f'<img alt="{escape(alt)}" decoding="sync" style="{place}display:block" {source}>'
@@ -212,17 +193,11 @@ def _picture_html(png: bytes | None, alt: str) -> str:
 
 def _log_html(lines: tuple[str, ...]) -> str:
     # Laid out from the bottom, the box keeps the newest line in sight.
-    box = f"{_FRAME}height:calc(7em + 4px);overflow-y:auto;font-size:15px;"
+    box = f"{FRAME}height:calc(7em + 4px);overflow-y:auto;font-size:15px;"
     box += "display:flex;flex-direction:column-reverse;"
     text = "white-space:pre-wrap;overflow-wrap:anywhere;padding:2px 6px;margin-bottom:auto;"
     words = escape("\n".join(lines)) or "Nothing has happened on the device yet."
     return (
         f'<div role="log" aria-label="What happened on the device" tabindex="0" '
-        f'style="{_TEXT}{box}"><div style="{text}">{words}</div></div>'
+        f'style="{TEXT}{box}"><div style="{text}">{words}</div></div>'
     )
-
-
-def _ink(colour: str) -> str:
-    """Return black or white, whichever reads better on `colour`."""
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return "#FFF" if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else "#000"

@@ -25,7 +25,8 @@ _PAUSE_SHARE: Final = 4.0
 
 _Drawn = tuple[UpdateTimeline | None, tuple[str, ...], str, tuple[datetime, ...]]
 
-_drawing = threading.Lock()
+drawing_lock = threading.Lock()
+"""The widgets of a kernel share matplotlib's caches of fonts."""
 
 
 def timeline_png(
@@ -47,7 +48,7 @@ def timeline_png(
 
     from fwupdate_helpers.timeline_figure import draw
 
-    with _drawing:  # the panels of a kernel share matplotlib's caches of fonts
+    with drawing_lock:
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         ax = figure.add_subplot()
         draw(timeline, ax, title=title, to_come=to_come, retries=retries)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from fwupdate_helpers.errors import HubUnavailable, UpdateTimeout
+from fwupdate_helpers.hang_up import HangUp, HungUp
 from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     from fwupdate_helpers.hub import Hub
 
+CONNECT_SECONDS: Final = 5.0
+"""How long a connection to the hub may take: what comes before it, no other thread can end."""
 READ_SECONDS: Final = 5.0
 """How long one read may take."""
 IDLE_FACTOR, ASLEEP_FACTOR, ASLEEP_SECONDS = 4, 20, 60.0
@@ -22,9 +25,17 @@ IDLE_FACTOR, ASLEEP_FACTOR, ASLEEP_SECONDS = 4, 20, 60.0
 
 
 @contextmanager
-def service_client(hub: Hub) -> Iterator[IoTHubRegistryManager]:
-    """Yield a service client for the calling thread, and close its connection afterwards."""
+def service_client(hub: Hub, hang_up: HangUp) -> Iterator[IoTHubRegistryManager]:
+    """Yield a service client for the calling thread, and close its connection afterwards.
+
+    Args:
+        hub: The hub to talk to.
+        hang_up: Ends what the client waits for, from another thread.
+    """
     registry = hub.new_registry()
+    hang_up.attach(registry)
+    connection = registry.protocol.config.connection
+    connection.timeout = (CONNECT_SECONDS, connection.timeout)
     try:
         yield registry
     finally:
@@ -64,7 +75,11 @@ class TwinReader:
         return now - self._read_at >= (factor - 0.2) * self._interval
 
     def read(self, now: float) -> None:
-        """Read the twin; what goes wrong is in `problem`."""
+        """Read the twin; what goes wrong is in `problem`.
+
+        Raises:
+            HungUp: The client's requests have been ended.
+        """
         etag, self._read_at = getattr(self.twin, "etag", None), now
         before = (etag, getattr(self.twin, "version", None), str(self.problem))
         self.problem = self._try() and self._try()  # the hub may have dropped the connection
@@ -77,6 +92,8 @@ class TwinReader:
         try:
             with hub_errors(self._device_id):
                 self.twin = self._registry.get_twin(self._device_id)
+        except HungUp:
+            raise
         except UpdateTimeout as error:  # worded for a direct method
             return _slow(error)
         except Exception as error:  # the panel shows it, whatever it is

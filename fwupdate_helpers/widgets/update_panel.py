@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.errors import UpdateTimeout
+from fwupdate_helpers.hang_up import HangUp, HungUp
 from fwupdate_helpers.retries import RetryPolicy
 from fwupdate_helpers.retry_log import Retry, RetryLog
 from fwupdate_helpers.service import cancel_firmware_update, invoke_firmware_update
@@ -40,18 +42,14 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS: Final = 20
 """How long the device may take to answer a press."""
-CLOSE_SECONDS: Final = 15.0
-_JOB_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 30.0
+"""How long `UpdatePanel.close` waits for what nobody can end: a device that says goodbye."""
 _LANES: Final = ("service", "power", "restart", "picture")
 """What may take long and must hold up neither the watching nor the others."""
 
 _log = logging.getLogger(__name__)
 _panels: dict[tuple[str, str], UpdatePanel] = {}
 _panels_lock = threading.Lock()
-
-
-class _Closed(Exception):
-    """The panel was closed while a press was being worked on."""
 
 
 class UpdatePanel:
@@ -103,8 +101,9 @@ class UpdatePanel:
         self._presses = self._presses_done = self._presses_seen = 0
         self._events_seen: tuple[DeviceEvent, ...] = ()
         self._changed = threading.Condition()
-        self._wake, self._ended, self._hub_closed = threading.Event(), threading.Event(), False
-        self._policy = RetryPolicy(sleep=self._pause)
+        self._wake, self._ended = threading.Event(), threading.Event()
+        self._hub_closed = self._is_over = False
+        self._hang_up = HangUp()
         name = f"panel-{device.device_id}"
         self._workers = {lane: Worker(f"{name}-{lane}") for lane in _LANES}
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -124,7 +123,7 @@ class UpdatePanel:
         self._widgets.on_press(CANCEL, lambda: self._press("service", self._cancel_update))
         # A lane of its own: the power may be cut while the device is still starting.
         self._widgets.on_press(POWER_CUT, lambda: self._press("power", self._device.power_cut))
-        self._widgets.on_press(RESTART, lambda: self._press("restart", self._device.start))
+        self._widgets.on_press(RESTART, lambda: self._press("restart", self._restart_device))
 
     def _take_place(self) -> None:
         key = (self._hub.host_name, self._device.device_id)
@@ -172,18 +171,24 @@ class UpdatePanel:
             )
 
         with self._changed:
-            self._changed.wait_for(lambda: fits() or not self._thread.is_alive(), timeout)
+            self._changed.wait_for(lambda: fits() or self._is_over, timeout)
             if fits():
                 return self._view
         what = f"{wanted!r}" if isinstance(wanted, str) else "what was waited for"
+        seen, advice = "The panel does not show", "Wait longer."
+        if self._is_over:
+            seen, advice = "The panel is closed and did not show", "Run the panel's cell again."
         raise UpdateTimeout(
             self._device.device_id,
-            f"The panel does not show {what} but: {self.text}. {self._view.message.text} "
-            "Wait longer, or run the panel's cell again when it is closed.",
+            f"{seen} {what} but: {self.text}. {self._view.message.text} {advice}",
         )
 
     def close(self) -> None:
-        """End the panel's thread and take it off the page; harmless when that is done."""
+        """End the panel's threads and take it off the page; harmless when that is done.
+
+        A request that waits for its answer is ended at once. A direct method that the hub has
+        passed on already runs all the same: the twin tells what became of it.
+        """
         self._forget_hub()
         self._end()
         self._widgets.close()
@@ -197,29 +202,31 @@ class UpdatePanel:
 
     def _end(self) -> None:
         self._ended.set()
+        self._hang_up.end()
         self._wake.set()
+        give_up = time.monotonic() + CLOSE_SECONDS
         if self._thread is not threading.current_thread():
             self._thread.join(CLOSE_SECONDS)
         for worker in self._workers.values():
-            worker.close(_JOB_SECONDS)
+            worker.close(max(0.0, give_up - time.monotonic()))
 
     # -- the presses ------------------------------------------------------------------------------
 
     def _press(self, lane: str, work: Callable[[], object]) -> None:
         """Have a press worked on in the background: the kernel's own thread has other work."""
-        if self._ended.is_set():
-            return
         with self._changed:
+            if not self._workers[lane].submit(lambda: self._carry_out(work)):
+                return
             self._presses += 1
-        self._workers[lane].submit(lambda: self._carry_out(work))
         self._wake.set()
 
     def _carry_out(self, work: Callable[[], object]) -> None:
         note = None
         try:
+            self._hang_up.check()  # the panel may have been closed since the press
             told = work()
             note = Note(told) if isinstance(told, str) else None
-        except _Closed:
+        except HungUp:
             return
         except Exception as error:
             note = Note(error_words(error), is_error=True)
@@ -232,9 +239,9 @@ class UpdatePanel:
     def _start_update(self) -> str | None:
         order = {name: value for name, value in self._order.items() if name != "update_id"}
         order = {"response_timeout": ANSWER_SECONDS, **order}
-        order = {"policy": self._policy, **order}
+        order["policy"] = self._until_closed(order.get("policy"))
         self._retries = RetryLog()
-        with service_client(self._hub) as registry:
+        with service_client(self._hub, self._hang_up) as registry:
             update = invoke_firmware_update(
                 registry, self._device.device_id, on_retry=self._note_retry, **order
             )
@@ -247,20 +254,26 @@ class UpdatePanel:
 
     def _cancel_update(self) -> None:
         meant = self._view.update_id  # and no other one that has begun meanwhile
-        with service_client(self._hub) as registry:
+        with service_client(self._hub, self._hang_up) as registry:
             cancel_firmware_update(
                 registry,
                 self._device.device_id,
                 meant,
                 response_timeout=ANSWER_SECONDS,
-                policy=self._policy,
+                policy=self._until_closed(None),
                 on_retry=self._note_retry,
             )
 
+    def _restart_device(self) -> None:
+        self._device.start(patience=lambda: not self._ended.is_set())
+
+    def _until_closed(self, policy: RetryPolicy | None) -> RetryPolicy:
+        """Return a policy that waits and tries no longer than this panel is open."""
+        return replace(policy or RetryPolicy(), sleep=self._pause)
+
     def _pause(self, seconds: float) -> None:
-        """Wait between two tries; a panel that is closed meanwhile makes no other one."""
-        if self._ended.wait(seconds):
-            raise _Closed
+        self._ended.wait(seconds)
+        self._hang_up.check()
 
     def _note_retry(self, retry: Retry) -> None:
         """Show a retry: in words now, and as a mark in the picture."""
@@ -272,12 +285,14 @@ class UpdatePanel:
 
     def _run(self) -> None:
         try:
-            with service_client(self._hub) as registry:
+            with service_client(self._hub, self._hang_up) as registry:
                 self._watch(TwinReader(registry, self._device.device_id, self._interval))
         except Exception as error:
             self._tell(error)
-        with self._changed:
-            self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._is_over = True
+                self._changed.notify_all()
 
     def _watch(self, reader: TwinReader) -> None:
         viewer = PanelReader()
@@ -300,6 +315,8 @@ class UpdatePanel:
             if not self._is_drawing and self._picture.is_due(view):
                 self._is_drawing = True
                 self._workers["picture"].submit(lambda: self._draw(view))
+        except HungUp:
+            return  # the panel was closed meanwhile
         except Exception as error:
             self._tell(error)
 

@@ -19,18 +19,31 @@ class Worker:
         self._jobs: deque[Callable[[], None]] = deque()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._is_closed = False
 
-    def submit(self, job: Callable[[], None]) -> None:
-        """Have `job` run soon; it must handle its own errors. Returns at once."""
+    def submit(self, job: Callable[[], None]) -> bool:
+        """Have `job` run soon; it must handle its own errors. Returns at once.
+
+        Returns:
+            False when this worker is closed, and the job will not run.
+        """
         with self._lock:
+            if self._is_closed:
+                return False
             self._jobs.append(job)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
+        return True
 
     def close(self, timeout: float) -> None:
-        """Drop the jobs that have not begun, and wait some seconds for the one that has."""
+        """Take no job any more, drop those that have not begun, wait for the one that has.
+
+        Args:
+            timeout: Seconds to wait at most.
+        """
         with self._lock:
+            self._is_closed = True
             self._jobs.clear()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():

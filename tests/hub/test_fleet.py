@@ -20,7 +20,7 @@ from fwupdate_helpers.firmware import publish_image
 from fwupdate_helpers.fleet.identities import create_identities, find_identities
 from fwupdate_helpers.hub import Hub
 from fwupdate_helpers.service import invoke_firmware_update
-from tests.fleets import owner, told, update_all, wait_for_end
+from tests.fleet_processes import owner, told, update_all, wait_for_end
 from tests.images import PUBLISHER, hub_of
 from tests.rest import wait_for
 from tests.support import HubProcess, device_connection_string, reported

@@ -295,9 +295,12 @@ def test_a_body_that_is_no_job_is_refused(
     assert_error(call(hub_process, "PUT", f"/jobs/v2/{device_id}", body), code, name)
 
 
-def test_jobs_need_the_permissions_of_the_registry(hub_process: HubProcess) -> None:
+def test_jobs_need_service_connect_or_the_permissions_of_the_registry(
+    hub_process: HubProcess,
+) -> None:
     for policy, reads, writes in (
-        ("service", 401, 401),
+        ("device", 401, 401),
+        ("service", 404, 400),
         ("registryRead", 404, 401),
         ("registryReadWrite", 404, 400),
     ):

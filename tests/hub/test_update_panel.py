@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,17 @@ from ipywidgets.widgets import widget as ipywidgets_registry
 
 from fwupdate_helpers import UpdatePanel
 from fwupdate_helpers.device import SimulatedDevice
+from fwupdate_helpers.device.link_policy import LinkPolicy
 from fwupdate_helpers.errors import UpdateTimeout
 from fwupdate_helpers.firmware import DownloadPolicy
 from fwupdate_helpers.hub import Hub
+from fwupdate_helpers.retries import RetryPolicy
 from fwupdate_helpers.service import invoke_firmware_update
 from tests.images import SIZE, Publisher, hub_of
+from tests.raw_mqtt import PUBLISH
 from tests.rest import wait_for
 from tests.support import HubProcess, run_python
+from tests.unruly_mqtt import UnrulyMqtt
 
 NewDevice = Callable[..., SimulatedDevice]
 NewPanel = Callable[..., UpdatePanel]
@@ -100,14 +107,99 @@ def test_a_panel_that_is_closed_between_two_tries_starts_nothing_more(
     hub: Hub, make: NewDevice, panel_of: NewPanel
 ) -> None:
     device = make(stage_seconds=0.1).start()
-    panel = panel_of(device)
+    # A policy of the learner's own, too, tries no longer than the panel is open.
+    panel = panel_of(device, order={"policy": RetryPolicy(attempts=3)})
     panel.wait_for("no update yet")
     order = {"device_id": device.device_id, "kinds": ["methods"]}
     hub.faults.refuse_service_calls(429, retry_after=60, **order)
     panel.start_button.click()
     wait_for(lambda: "(429001): next try in" in shown(panel))
     panel.close()
-    wait_for(lambda: panel_threads(device) == [])
+    assert panel_threads(device) == []
+
+
+def calls_of(hub: Hub, device: SimulatedDevice) -> list[str]:
+    """Return the direct methods that services have asked for."""
+    rows = hub.trace(device.device_id, kinds=["methods"])
+    return [row.what for row in rows if row.source == "service"]
+
+
+def test_a_panel_that_is_closed_while_a_call_is_not_answered_leaves_no_thread(
+    hub: Hub, make: NewDevice, panel_of: NewPanel
+) -> None:
+    device = make(stage_seconds=0.1).start()
+    hub.faults.swallow_method_responses(device.device_id)
+    panel = panel_of(device, order={"response_timeout": 90})
+    panel.start_button.click()
+    assert device.events.wait_for("starting", timeout=30)
+    panel.close()
+    assert panel_threads(device) == []
+    assert len(calls_of(hub, device)) == 1, "the twin was not asked, and no call was made again"
+
+
+def test_a_panel_that_is_closed_while_its_call_waits_for_the_device_starts_nothing(
+    hub: Hub, make: NewDevice, panel_of: NewPanel, registry: IoTHubRegistryManager
+) -> None:
+    device = make(stage_seconds=0.1)
+    panel = panel_of(device, order={"connect_timeout": 80, "response_timeout": 5})
+    panel.start_button.click()
+    wait_for(lambda: calls_of(hub, device) != [])
+    panel.close()
+    assert panel_threads(device) == []
+    device.start()
+    invoke_firmware_update(registry, device.device_id)  # a device that is busy would refuse it
+    assert [event.kind for event in device.events].count("starting") == 1
+
+
+def test_a_panel_that_is_closed_while_the_hub_hangs_leaves_no_thread(make: NewDevice) -> None:
+    device = make().start()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        key = base64.b64encode(b"key").decode()
+        string = f"HostName=127.0.0.1:{silent.getsockname()[1]};SharedAccessKeyName=a"
+        hub = Hub(kind="local", connection_string=f"{string};SharedAccessKey={key}")
+        panel = UpdatePanel(hub, device, interval=0.05)
+        panel.start_button.click()
+        lines = [silent.accept()[0] for _ in range(2)]  # the one that watches, and the press
+        panel.close()
+        assert panel_threads(device) == []
+        panel.start_button.click()
+        assert panel_threads(device) == [], "a press on a closed panel does nothing"
+        for line in lines:
+            line.close()
+
+
+def test_a_panel_that_is_closed_while_its_device_starts_lets_the_device_go_on(
+    hub_process: HubProcess, hub: Hub, new_device: Callable[[str], str], device_id: str
+) -> None:
+    with UnrulyMqtt(hub_process) as line:
+        lost = line.lose(PUBLISH, "$iothub/twin/res/", times=1000)  # so the start does not end
+        device = SimulatedDevice(
+            line.string(new_device(device_id)),
+            stage_seconds=0.0,
+            link_policy=LinkPolicy(answer_seconds=0.3, first_wait=0.05, start_seconds=60),
+            server_verification_cert=line.ca_pem,
+        )
+        panel = UpdatePanel(hub, device, interval=0.05)
+        panel.restart_button.click()
+        wait_for(lambda: lost.lost > 0)
+        panel.close()
+        assert panel_threads(device) == [] and device.is_running
+        assert "ready" not in [event.kind for event in device.events]
+        lost.times = 0
+        assert device.events.wait_for("ready", timeout=30)
+        device.stop()
+
+
+def test_whoever_waits_for_a_panel_that_is_closed_is_told_so(
+    make: NewDevice, panel_of: NewPanel
+) -> None:
+    panel = panel_of(make())
+    panel.wait_for("stopped")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(panel.wait_for, "completed", timeout=600)
+        panel.close()
+        with pytest.raises(UpdateTimeout, match="The panel is closed and did not show 'completed'"):
+            waiting.result(timeout=60)
 
 
 def test_nothing_is_sent_or_drawn_while_nothing_changes(
