@@ -108,10 +108,6 @@ def self_test_problem(boot: Boot, *, hardware_passes: bool) -> str | None:
     """Return what is wrong with the image on trial; None when it works.
 
     That the device is connected again is the first half of the test.
-
-    Args:
-        boot: What the boot loader started.
-        hardware_passes: Whether the hardware passes the self-test.
     """
     if boot.image.behaviour == "failsSelfTest":
         return f"Version {boot.version} does not pass its self-test."
