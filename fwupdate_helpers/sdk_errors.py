@@ -169,7 +169,7 @@ def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
         return HubUnauthorized(
             "The hub refused the service's credentials. Check that the connection string is of "
             "this hub, that its policy has the permissions registry read, registry write and "
-            "service connect (iothubowner has them), and that the clock here is right. Who signs in "
+            "service connect (iothubowner has them), and that the clock here is right. A sign-in "
             "without a connection string needs the role IoT Hub Data Contributor."
         )
     kind = HubThrottled if status == 429 else HubRequestError
