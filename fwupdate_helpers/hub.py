@@ -21,6 +21,8 @@ from fwupdate_helpers.connection_string import (
     read_service_string,
 )
 from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
+from fwupdate_helpers.hub_pace import FREE_PACE, METERED_PACE, HubPace, note_pace, read_tier
+from fwupdate_helpers.retry_log import RetryLog
 from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def _connect_local_hub() -> Hub:
         connection_string=running.connection_string,
         device_host=running.device_host,
         ca_file=running.ca_file,
+        tier=running.tier,
     )
     hub.release_on_close(lease)
     return hub
@@ -105,6 +108,7 @@ class Hub:
     Attributes:
         kind: ``"local"`` or ``"azure"``.
         host_name: The service's host; for the local hub with its port.
+        retries: What this object itself had to ask the hub again, identities for example.
     """
 
     def __init__(
@@ -114,14 +118,17 @@ class Hub:
         connection_string: str,
         device_host: str | None = None,
         ca_file: Path | None = None,
+        tier: str | None = None,
     ) -> None:
         self.kind = kind
+        self._local_tier = tier
         self.host_name = read_service_string(connection_string)
         self._connection_string = Secret(connection_string)
         self._device_host = device_host or self.host_name.partition(":")[0]
         self._ca_file = ca_file
         self._release: weakref.finalize[Any, Any] | None = None
         self._on_close: list[Callable[[], None]] = []
+        self.retries = RetryLog()
 
     @cached_property
     def registry(self) -> IoTHubRegistryManager:
@@ -166,6 +173,7 @@ class Hub:
         return self._set_up(IoTHubRegistryManager.from_connection_string(self._connection_string))
 
     def _set_up(self, manager: Any) -> Any:
+        note_pace(manager, self.pace)
         config = manager.protocol.config
         # Without it the SDK opens a TLS connection for every request.
         config.keep_alive = True
@@ -175,6 +183,23 @@ class Hub:
             # A proxy of the network cannot reach this machine's loopback addresses.
             config.proxies.use_env_settings = not self.host_name.startswith("127.")
         return manager
+
+    @cached_property
+    def tier(self) -> str | None:
+        """The hub's tier, such as ``F1``, where it tells: a local hub that has one.
+
+        Where it runs as if on Azure it is asked; a hub that is on Azure answers with an error.
+        """
+        return self._local_tier if self.kind == "local" else read_tier(self)
+
+    @cached_property
+    def pace(self) -> HubPace:
+        """How often it may be asked. Azure counts, and so does a local hub that has a tier.
+
+        Example:
+            >>> time.sleep(hub.pace.query)  # doctest: +SKIP
+        """
+        return METERED_PACE if self.kind == "azure" or self.tier else FREE_PACE
 
     @property
     def device_options(self) -> dict[str, Any]:
@@ -251,7 +276,9 @@ class Hub:
             with hub_errors(device_id):
                 return request()
 
-        return RetryPolicy().call(once, operation=Operation.IDENTITY, device_id=device_id)
+        return RetryPolicy().call(
+            once, operation=Operation.IDENTITY, device_id=device_id, on_retry=self.retries
+        )
 
     def local_request(self, method: str, path: str, body: BinaryIO | None = None) -> Response:
         """Send a request to a route that the local hub has, and an IoT Hub on Azure does not.
@@ -272,13 +299,13 @@ class Hub:
         token = make_token(self.host_name, key, int(time.time()) + _TOKEN_SECONDS, policy)
         with requests.Session() as session:
             # Neither a proxy nor a .netrc of the network is meant for this machine's own hub.
-            session.trust_env = False
+            session.trust_env = self._ca_file is None
             return session.request(
                 method,
                 f"https://{self.host_name}{path}",
                 data=body,
                 headers={"Authorization": token},
-                verify=str(self._ca_file),
+                verify=True if self._ca_file is None else str(self._ca_file),
                 timeout=_LOCAL_TIMEOUT,
                 allow_redirects=False,
             )

@@ -79,7 +79,7 @@ def find_identities(hub: Hub, fleet: str) -> list[str]:
     specification, found, token = QuerySpecification(query=text), [], None
     while True:
         ask = partial(hub.registry.query_iot_hub, specification, token, str(MAX_IN_A_PAGE))
-        page = _retried(fleet, ask)
+        page = _retried(hub, fleet, ask)
         found += [item.device_id for item in page.items]
         token = page.continuation_token
         if not token:
@@ -114,10 +114,10 @@ def _send(hub: Hub, items: list[Any], on_done: OnDone, *, harmless: str | None =
 
 
 def _send_part(hub: Hub, items: list[Any]) -> Any:
-    return _retried(items[0].id, lambda: hub.registry.bulk_create_or_update_devices(items))
+    return _retried(hub, items[0].id, lambda: hub.registry.bulk_create_or_update_devices(items))
 
 
-def _retried(device_id: str, request: Callable[[], Any]) -> Any:
+def _retried(hub: Hub, device_id: str, request: Callable[[], Any]) -> Any:
     """Make a request that does no harm when it comes twice."""
     from fwupdate_helpers.retries import Operation, RetryPolicy
     from fwupdate_helpers.sdk_errors import hub_errors
@@ -126,7 +126,9 @@ def _retried(device_id: str, request: Callable[[], Any]) -> Any:
         with hub_errors(device_id):
             return request()
 
-    return RetryPolicy().call(once, operation=Operation.IDENTITY, device_id=device_id)
+    return RetryPolicy().call(
+        once, operation=Operation.IDENTITY, device_id=device_id, on_retry=hub.retries
+    )
 
 
 def _raise_refused(result: Any, harmless: str | None) -> None:
