@@ -86,7 +86,7 @@ class HubLink:
         self._care: set[asyncio.Task[None]] = set()
         self._discards: set[asyncio.Task[None]] = set()
         self._has_ended = self._is_cut = False
-        self._unanswered = self._evictions = 0
+        self._unanswered = self._evictions = self._refusals = 0
         self._connected_at = 0.0
 
     @property
@@ -153,9 +153,10 @@ class HubLink:
             self._events.add("retry", f"The hub did not take a request ({error}); asking again.")
             if isinstance(error, NotAcknowledged):
                 raise
-            await asyncio.sleep(self._policy.wait_after(1))
+            self._refusals += 1
+            await asyncio.sleep(self._policy.wait_after(self._refusals))
             raise NotAcknowledged(str(error)) from error
-        self._unanswered = 0
+        self._unanswered = self._refusals = 0
         # A bad line lets work be done; a rival lets the device do no more than to begin.
         if call not in (self._subscribe, self._get_twin):
             self._evictions = 0

@@ -62,6 +62,8 @@ class RunningHub:
         connection_string: For services, with the key of the policy iothubowner.
         device_host: What a device connection string has as its HostName.
         ca_file: The CA to trust.
+        pid: Its process id.
+        tier: The tier whose limits it has, if any.
     """
 
     connection_string: str
@@ -69,6 +71,7 @@ class RunningHub:
     service_port: int
     ca_file: Path
     pid: int
+    tier: str | None = None
 
     def __repr__(self) -> str:
         return f"RunningHub({self.device_host}:{self.service_port}, pid {self.pid})"
@@ -115,6 +118,7 @@ def find(state: StateDir, *, timeout: float = _ANSWER_TIMEOUT) -> RunningHub | N
         service_port=about["service_port"],
         ca_file=state.ca_file,
         pid=about["pid"],
+        tier=about.get("tier"),
     )
 
 
