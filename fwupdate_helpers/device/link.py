@@ -41,6 +41,7 @@ _PAUSE_SECONDS: Final = 0.05
 _PASSING: Final = {
     *("NoConnectionError", "ConnectionDroppedError", "ConnectionFailedError"),
     *("OperationTimeout", "OperationCancelled", "TimeoutError", "NotAcknowledged"),
+    "WebsocketConnectionError",
 }
 """The errors of the SDK that may pass by themselves; some hide in the cause of another."""
 _REFUSED: Final = {"CredentialError", "UnauthorizedError"}
@@ -351,7 +352,9 @@ def is_temporary(error: BaseException) -> bool:
 
 
 def _names(error: BaseException) -> set[str]:
-    return {type(error).__name__, type(error.__cause__).__name__}
+    # Only what fails within paho lies one deeper: the SDK tells of it as "unexpected".
+    deepest = getattr(error.__cause__, "__cause__", None)
+    return {type(one).__name__ for one in (error, error.__cause__, deepest)}
 
 
 def silent_hub(device_id: str, seconds: float) -> HubUnavailable:
