@@ -35,6 +35,14 @@ class InvalidConnectionString(FirmwareUpdateError):
         super().__init__(problem)
 
 
+class EnvFileRefused(FirmwareUpdateError):
+    """The ``.env`` holds a key, and other users of this computer can read it."""
+
+
+class SignInUnavailable(FirmwareUpdateError):
+    """Nobody is signed in to Azure here, or azure-identity is not installed."""
+
+
 NOT_REACHED: Final = "notReached"
 """No connection came about, so the hub got nothing of the request."""
 ANSWER_LOST: Final = "answerLost"

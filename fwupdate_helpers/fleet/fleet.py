@@ -20,7 +20,7 @@ from fwupdate_helpers.firmware.keys import demo_signing_key
 from fwupdate_helpers.fleet.bar import progress_bar
 from fwupdate_helpers.fleet.crew import Worker, end_all
 from fwupdate_helpers.fleet.factory import factory_images
-from fwupdate_helpers.fleet.identities import create_identities, delete_identities, find_identities
+from fwupdate_helpers.fleet.identities import create_identities, find_identities
 from fwupdate_helpers.fleet.lines import (
     END_SECONDS,
     FAILED,
@@ -33,6 +33,7 @@ from fwupdate_helpers.fleet.lines import (
 from fwupdate_helpers.fleet.names import FleetName
 from fwupdate_helpers.fleet.profiles import Choices, DeviceProfile, Mix, frozen_tags
 from fwupdate_helpers.fleet.states import FleetStates
+from fwupdate_helpers.identities import delete_identities
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -201,7 +202,7 @@ class Fleet:
             keys = create_identities(self._hub, self.profiles, tick)
         # A larger fleet of that name that was here before: nobody runs its other devices.
         left = set(find_identities(self._hub, self.name)) - self._index_of.keys()
-        delete_identities(self._hub, sorted(left))
+        delete_identities(self._hub.registry, sorted(left))
         stage_seconds, outage_seconds, watchdog_seconds = self._seconds
         common = Task(
             host=self._hub.device_host,
@@ -245,7 +246,7 @@ class Fleet:
             self.stop()
             mine = {*self.device_ids, *find_identities(self._hub, self.name)}
             with progress_bar("Deleting device identities", len(mine)) as tick:
-                delete_identities(self._hub, sorted(mine), tick)
+                delete_identities(self._hub.registry, sorted(mine), tick)
 
     def __enter__(self) -> Fleet:
         return self.start()
@@ -367,7 +368,7 @@ def _member(profile: DeviceProfile, keys: Mapping[str, str]) -> Member:
     return Member(
         index=profile.index,
         device_id=profile.device_id,
-        key=keys[profile.device_id],
+        key=str.__str__(keys[profile.device_id]),
         model=profile.model,
         version=profile.version,
         bytes_per_second=profile.bytes_per_second,
