@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from azure.core.exceptions import ClientAuthenticationError
 from msrest.exceptions import ClientRequestError, HttpOperationError
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import ConnectTimeout, ProxyError, RequestException, SSLError
@@ -28,6 +29,7 @@ from fwupdate_helpers.errors import (
     HubThrottled,
     HubUnauthorized,
     HubUnavailable,
+    SignInUnavailable,
     UpdateTimeout,
 )
 from fwupdate_helpers.firmware.http_answers import retry_after
@@ -97,6 +99,7 @@ def hub_errors(device_id: str = "") -> Iterator[None]:
         HubThrottled: 429.
         HubRequestError: Any other HTTP error.
         HubUnavailable: No response at all, or only server errors after the SDK's retries.
+        SignInUnavailable: azure-identity finds nobody who is signed in.
 
     Example:
         >>> with hub_errors("device-01"):  # doctest: +SKIP
@@ -108,6 +111,11 @@ def hub_errors(device_id: str = "") -> Iterator[None]:
         raise _refusal(device_id, error.response) from error
     except ClientRequestError as error:
         raise _no_response(device_id, error.inner_exception) from error
+    except ClientAuthenticationError as error:
+        raise SignInUnavailable(
+            "Nobody is signed in to Azure here. Run `az login` in a terminal and try again, or set "
+            "FWUPDATE_IOTHUB_CONNECTION_STRING."
+        ) from error
     except OSError as error:  # the SDK lets a missing CA file through as it is
         raise _no_response(device_id, error) from error
 
@@ -161,7 +169,8 @@ def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
         return HubUnauthorized(
             "The hub refused the service's credentials. Check that the connection string is of "
             "this hub, that its policy has the permissions registry read, registry write and "
-            "service connect (iothubowner has them), and that the clock here is right."
+            "service connect (iothubowner has them), and that the clock here is right. A sign-in "
+            "without a connection string needs the role IoT Hub Data Contributor."
         )
     kind = HubThrottled if status == 429 else HubRequestError
     asked = _asked_seconds(response)

@@ -120,6 +120,16 @@ def unpublish_image(hub: Hub, url: str) -> None:
     own_routes.send(hub, "DELETE", f"/$localhub/images/{found[1]}/{found[2]}")
 
 
+def check_container_url(url: str) -> str:
+    """Check the SAS URL of a Blob container; return its address without the signature.
+
+    Raises:
+        FirmwareUpdateError: It is no such address, or permits too little.
+    """
+    parts = _container_url(url)
+    return f"https://{parts.netloc}{parts.path}"
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     if path.is_dir():
@@ -257,4 +267,9 @@ def _why_refused(url: str) -> str:
     return "its SAS does not permit it, or the account's network rules keep this computer out."
 
 
-__all__ = ["IMAGE_CONTAINER_VARIABLE", "publish_image", "unpublish_image"]
+__all__ = [
+    "IMAGE_CONTAINER_VARIABLE",
+    "check_container_url",
+    "publish_image",
+    "unpublish_image",
+]
