@@ -326,12 +326,13 @@ WRONG_ANSWERS = {
     ],
     "04-c": [
         Wrong(
-            "ever sold shall run at least 2.0.0: 'job'",
-            "way = dict.fromkeys(way, 'job')",
+            "every one: 'job'",
+            "way = dict.fromkeys(['tonight', 'every one', 'a technician', 'nobody yet'], 'job')",
         ),
         Wrong(
-            "nobody has tried in the field: it is not decided yet",
-            "way = dict(zip(way, ['job', 'configuration', 'method', ...]))",
+            "nobody yet: it is not decided yet",
+            "way = dict(tonight='job', every='configuration', technician='method')\n"
+            "way['nobody yet'] = ...",
         ),
     ],
 }
