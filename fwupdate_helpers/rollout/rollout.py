@@ -199,7 +199,7 @@ class Rollout:
         one is given, and `resume` goes on, in this kernel or in another one.
 
         Args:
-            on_change: Called with a `RolloutReport` after every change, in this thread.
+            on_change: Called with a `RolloutReport` at once and after every change, in this thread.
 
         Returns:
             How it ended; `RolloutReport.status` is ``completed``, ``stopped`` or ``cancelled``.
