@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS: Final = 15.0
 """An owner whose beat does not change for so long is dead."""
-_WATCH_SECONDS: Final = 1.0
+_WATCH_SECONDS: Final = 0.5
 _LAST_SECONDS: Final = 5.0
 """How long the last entry is tried: the hub may be what failed."""
 _BEATS: Final = 4

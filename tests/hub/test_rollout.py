@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fwupdate_helpers.errors import FirmwareUpdateError, QueryRefused
+from fwupdate_helpers.fleet_view import read_fleet
 from fwupdate_helpers.rollout import (
     Outcome,
     RolloutConflict,
@@ -61,6 +62,10 @@ def test_a_good_image_reaches_every_device_one_wave_after_the_other(bench: Bench
     assert max(ended[:1]) <= min(began[1:3])
     assert max(ended[1:3]) <= min(began[3:])
     assert bench.outcomes(ids) == ["completed"] * 6
+    rows = read_fleet(bench.hub, rollout.condition, update_id=rollout.update_id)
+    assert [(row.wave, row.state) for row in rows] == [
+        (wave, "completed") for wave in (1, 2, 2, 3, 3, 3)
+    ]
     assert [bench.tag(device_id)["wave"] for device_id in ids] == [1, 2, 2, 3, 3, 3]
 
 

@@ -58,7 +58,7 @@ def test_whichever_request_is_the_last_one_another_kernel_ends_the_rollout(
 ) -> None:
     ids = bench.online(3)
     # While it is planned, before and within the first wave, and within the second one.
-    for lived, number in enumerate((4, 13, 22, 31)):
+    for lived, number in enumerate((4, 15, 29)):
         rollout_id = f"{bench.rollout_id}-{number}"
         unruly.faults = [None] * number + [REFUSED] * 1000
         rollout = bench.rollout(ids, hub=service, rollout_id=rollout_id, waves=WAVES)
@@ -168,12 +168,12 @@ def test_a_throttled_and_failing_hub_delays_a_rollout_and_no_more(
 ) -> None:
     ids = bench.online(3)
     log = RetryLog()
-    unruly.faults = [THROTTLED, None, BUSY, None, LOST_ANSWER, LOST_REQUEST] * 5
+    unruly.faults = [THROTTLED, None, BUSY, None, LOST_ANSWER, LOST_REQUEST] * 4
     policy = RetryPolicy(settle_seconds=0.3, cap_seconds=0.01, attempts=20)
     report = bench.rollout(ids, hub=service, waves=WAVES, policy=policy, on_retry=log).run()
     assert (report.status, report.updated) == (Status.COMPLETED, tuple(ids))
     assert [bench.starts(device_id) for device_id in ids] == [1] * 3
-    assert len(log) >= 10
+    assert len(log) >= 8
 
 
 def test_the_devices_that_hold_the_plan_may_be_deleted_one_after_the_other(bench: Bench) -> None:
