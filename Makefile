@@ -43,7 +43,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env layout lab doctor test demo bench-trace bench-download lint lock clean FORCE
+.PHONY: help env layout lab doctor test demo bench-trace bench-download bench-fleet lint lock clean FORCE
 
 help: ## this list
 	@echo "make <target>, where <target> is one of:"
@@ -139,6 +139,9 @@ bench-trace: $(READY) ## measure what the wire trace costs a direct method
 
 bench-download: $(READY) ## measure a device's download against curl, and its memory
 	@$(LOCAL_ONLY) $(PY) benchmarks/download.py
+
+bench-fleet: $(READY) ## measure what a fleet of 10 to 1,000 devices costs, in time and memory
+	@$(LOCAL_ONLY) PYTHONPATH=. $(PY) benchmarks/fleet.py
 
 lint: $(READY) ## check format, style, types, and that notebooks hold no outputs
 	$(PY) -m ruff format --check .

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.errors import FirmwareUpdateError
+    from fwupdate_helpers.fleet import DeviceProfile, Fleet
     from fwupdate_helpers.fleet_figures import (
         plot_durations,
         plot_failures,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
 logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
 
 _HOME = {
+    "DeviceProfile": "fleet",
     "FirmwareUpdateError": "errors",
+    "Fleet": "fleet",
     "FleetBoard": "widgets",
     "FleetRow": "fleet_view",
     "Hub": "hub",
@@ -62,7 +65,9 @@ _HOME = {
 }
 
 __all__ = [
+    "DeviceProfile",
     "FirmwareUpdateError",
+    "Fleet",
     "FleetBoard",
     "FleetRow",
     "Hub",

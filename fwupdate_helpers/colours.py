@@ -1,18 +1,11 @@
-"""The colours of figures and widgets: Okabe and Ito's palette, told apart by all eyes."""
+"""The colours of figures and widgets: which one is which stage."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from fwupdate_helpers import contract
-
-BLUE: Final = "#0072B2"
-SKY: Final = "#56B4E9"
-GREEN: Final = "#009E73"
-ORANGE: Final = "#E69F00"
-PURPLE: Final = "#CC79A7"
-VERMILLION: Final = "#D55E00"
-YELLOW: Final = "#F0E442"
+from fwupdate_helpers.palette import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
 
 STAGE_COLOURS: Final = {
     contract.WAITING: SKY,
@@ -30,3 +23,15 @@ STAGE_HATCHES: Final = {
     contract.REBOOTING: "xx",
 }
 """A second sign beside the colour, for areas that are large enough to show it."""
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "ORANGE",
+    "PURPLE",
+    "SKY",
+    "STAGE_COLOURS",
+    "STAGE_HATCHES",
+    "VERMILLION",
+    "YELLOW",
+]

@@ -116,6 +116,22 @@ class DeviceIdInUse(_DeviceError):
     """Another client with the same device id keeps taking over the connection."""
 
 
+class FleetInUse(FirmwareUpdateError):
+    """Another kernel or program on this computer runs a fleet of that name."""
+
+
+class FleetNotStarted(FirmwareUpdateError):
+    """Devices of a fleet did not come so far as to be connected to the hub.
+
+    Attributes:
+        reasons: For each device id that failed, why.
+    """
+
+    def __init__(self, message: str, *, reasons: dict[str, str]) -> None:
+        self.reasons = reasons
+        super().__init__(message)
+
+
 class UpdateRejected(_DeviceError):
     """The device answered the direct method with another status than 200.
 

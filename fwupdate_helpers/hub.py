@@ -24,11 +24,7 @@ from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
 from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
-    from azure.iot.hub import (
-        IoTHubConfigurationManager,
-        IoTHubJobManager,
-        IoTHubRegistryManager,
-    )
+    from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
     from requests import Response
 
     from fwupdate_helpers.faults import Faults
@@ -38,7 +34,6 @@ CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
 _REPOSITORY = Path(__file__).resolve().parents[1]
 _TOKEN_SECONDS = 60
 _MANAGERS = ("registry", "jobs", "configurations")
-"""The properties of a `Hub` that hold a client of the SDK."""
 _LOCAL_TIMEOUT = (5.0, 120.0)
 """Seconds to connect, and to wait for an answer: a large image is synced to the disk first."""
 
@@ -149,11 +144,7 @@ class Hub:
 
     @cached_property
     def configurations(self) -> IoTHubConfigurationManager:
-        """The SDK's client for automatic device configurations, set up like `registry`.
-
-        Example:
-            >>> [one.id for one in hub.configurations.get_configurations()]  # doctest: +SKIP
-        """
+        """The SDK's client for automatic device configurations, set up like `registry`."""
         from azure.iot.hub import IoTHubConfigurationManager
 
         string = self._connection_string
@@ -191,6 +182,11 @@ class Hub:
         if self._ca_file is None:
             return {}
         return {"server_verification_cert": self._ca_file.read_text(encoding="ascii")}
+
+    @property
+    def device_host(self) -> str:
+        """The ``HostName`` of a device connection string."""
+        return self._device_host
 
     def device_id(self, name: str) -> str:
         """Return a device id of your own: your user name, the notebook and `name`.

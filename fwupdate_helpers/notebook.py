@@ -1,4 +1,4 @@
-"""What a notebook says when its cells are run out of order."""
+"""What a notebook says when its cells are run out of order, or a hub or a device refuses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fwupdate_helpers.errors import FirmwareUpdateError
+
 _STEP = re.compile(r"^## Step (\d+)", re.MULTILINE)
 
 
 def name_steps(notebook: str | Path) -> None:
     """Answer a missing name with the step that makes it, in place of a bare ``NameError``.
+
+    An error of this kit is shown as its sentence, which says what happened and what to do, without
+    the traceback through the package.
 
     The notebook's file is read when a name is missing. Where it is not found, because it was
     renamed or the kernel works in another folder, the bare ``NameError`` stays.
@@ -42,7 +47,13 @@ def name_steps(notebook: str | Path) -> None:
             sentence += " You are in it: run its cells in their order."
         shell._showtraceback(kind, NameError(sentence), [sentence])
 
-    shell.set_custom_exc((NameError,), explain)
+    def show(shell: Any, kind: Any, error: Exception, trace: Any, tb_offset: Any = None) -> None:
+        if isinstance(error, NameError):
+            explain(shell, kind, error, trace, tb_offset)
+        else:
+            shell._showtraceback(kind, error, [f"{kind.__name__}: {error}"])
+
+    shell.set_custom_exc((NameError, FirmwareUpdateError), show)
 
 
 def steps_of_names(notebook: Path) -> dict[str, int]:

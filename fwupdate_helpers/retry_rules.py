@@ -118,7 +118,7 @@ RETRY_RULES: Final = RetryRules(
             Verdict.IF_OFFLINE_ALLOWED,
             "Nothing ran, so it is safe; but a device may be offline for days.",
         ),
-        (409, "conflict", _NO, _NO, "It exists already, and still does so a second later."),
+        (409, "conflict", _NO, _NO, "An identity of this name exists, also a second later."),
         (412, "PreconditionFailed", _NO, _NO, "Somebody changed it: read it, then decide anew."),
         (429, "throttling", _RETRY, _RETRY, _BUSY),
         (500, "ServerError", _RETRY, _LOOK, _UNKNOWN),
@@ -133,7 +133,13 @@ RETRY_RULES: Final = RetryRules(
         (NOT_REACHED, "no connection", _RETRY, _RETRY, "Nothing was sent."),
         (ANSWER_LOST, "answer lost", _RETRY, _LOOK, "The request was sent; it may have run."),
         (NOT_TRUSTED, "certificate", _NO, _NO, "Trust does not come with time."),
-        (REJECTED, "the device's own refusal", _NO, _NO, "It is an answer (409: it is busy)."),
+        (
+            REJECTED,
+            "the device's own refusal",
+            _NO,
+            _NO,
+            "It is an answer. Status 409: an update runs; wait until it has ended.",
+        ),
         ("other", "anything else", _NO, _NO, "Nothing is known that makes it safe."),
     )
 )

@@ -206,6 +206,8 @@ def _rejection(device_id: str, name: str, status: int, payload: Any) -> UpdateRe
     told = payload.get(contract.ERROR_KEY) if isinstance(payload, Mapping) else None
     if isinstance(told, Mapping) and told.get(contract.ERROR_MESSAGE):
         reason = f"{told.get(contract.ERROR_CODE)}. {told[contract.ERROR_MESSAGE]}".rstrip(".")
+        if status == 409 and name == contract.METHOD:
+            reason += ". Wait for its end"
     message = f"Device {device_id} refused {name} with status {status}: {reason}."
     return UpdateRejected(device_id, message, status=status, payload=payload)
 

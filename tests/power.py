@@ -175,6 +175,9 @@ class World:
     async def pause(self, share: float = 1.0) -> None:
         await asyncio.sleep(0)
 
+    def hardware_passes(self) -> bool:
+        return True
+
     async def begins(self, stage: str) -> None:
         pass
 

@@ -1,4 +1,4 @@
-"""Two typical wrong answers for each exercise: what a check must not let pass."""
+"""Typical wrong answers for each exercise, two at least: what a check must not let pass."""
 
 from __future__ import annotations
 
@@ -48,19 +48,44 @@ WRONG_ANSWERS = {
             "patch = {'battery': {'percent': '84', 'volts': 3.7}, 'firmware': None}\n"
             "client.patch_twin_reported_properties(patch)",
         ),
+        Wrong(
+            "patch is {'firmware': None} now",  # two patches
+            "patch = {'battery': {'percent': 84, 'volts': 3.7}}\n"
+            "client.patch_twin_reported_properties(patch)\n"
+            "patch = {'firmware': None}\n"
+            "client.patch_twin_reported_properties(patch)",
+        ),
     ],
     "01-b": [
         Wrong(
             "the twin's speed became -1",
             "def set_speed(payload):\n"
             "    client.patch_twin_reported_properties({'speed': payload})\n"
-            "    return (200, 'ok') if payload == 1500 else (400, 'no')\n"
+            "    return (200, 'ok') if payload in (0, 1500, 3000) else (400, 'no')\n"
             "methods['setSpeed'] = set_speed",
         ),
         Wrong(
-            "setSpeed 'fast' got no answer",
+            "setSpeed 0 got status 400",  # knows the example alone
             "def set_speed(payload):\n"
-            "    if not 0 <= payload <= 3000:\n"
+            "    if payload != 1500:\n"
+            "        return 400, 'no'\n"
+            "    client.patch_twin_reported_properties({'speed': payload})\n"
+            "    return 200, 'ok'\n"
+            "methods['setSpeed'] = set_speed",
+        ),
+        Wrong(
+            "setSpeed True got status 200",
+            "def set_speed(payload):\n"
+            "    if not isinstance(payload, int) or not 0 <= payload <= 3000:\n"
+            "        return 400, 'no'\n"
+            "    client.patch_twin_reported_properties({'speed': payload})\n"
+            "    return 200, 'ok'\n"
+            "methods['setSpeed'] = set_speed",
+        ),
+        Wrong(
+            "setSpeed 2.5 got status 200",
+            "def set_speed(payload):\n"
+            "    if not isinstance(payload, (int, float)) or not 0 <= payload <= 3000:\n"
             "        return 400, 'no'\n"
             "    client.patch_twin_reported_properties({'speed': payload})\n"
             "    return 200, 'ok'\n"
@@ -85,6 +110,43 @@ WRONG_ANSWERS = {
             "def call_when_back(name):\n"
             "    method = CloudToDeviceMethod(method_name=name, connect_timeout_in_seconds=20)\n"
             "    hub.registry.invoke_device_method(device_id, method)",
+        ),
+        Wrong(
+            "HttpOperationError, HTTP 404",  # a pause in the place of the hub's wait
+            "def call_when_back(name):\n"
+            "    time.sleep(1.5)\n"
+            "    method = CloudToDeviceMethod(method_name=name, response_timeout_in_seconds=20)\n"
+            "    return hub.registry.invoke_device_method(device_id, method)",
+        ),
+        Wrong(
+            "came when the pump was back already",  # many pauses
+            "def call_when_back(name):\n"
+            "    method = CloudToDeviceMethod(method_name=name, response_timeout_in_seconds=20)\n"
+            "    for _ in range(100):\n"
+            "        try:\n"
+            "            return hub.registry.invoke_device_method(device_id, method)\n"
+            "        except HttpOperationError:\n"
+            "            time.sleep(0.1)",
+        ),
+        Wrong(
+            "CloudToDeviceMethodResult with status 404",
+            "def call_when_back(name):\n"
+            "    method = CloudToDeviceMethod(\n"
+            "        method_name='areYouBack', connect_timeout_in_seconds=20\n"
+            "    )\n"
+            "    return hub.registry.invoke_device_method(device_id, method)",
+        ),
+        Wrong(
+            "SimpleNamespace with status 404",
+            "def call_when_back(name):\n"
+            "    from types import SimpleNamespace\n"
+            "    return SimpleNamespace(status=404, payload=f'no method {name}')",
+        ),
+        Wrong(
+            "The hub was to wait up to 5 s",
+            "def call_when_back(name):\n"
+            "    method = CloudToDeviceMethod(method_name=name, connect_timeout_in_seconds=5)\n"
+            "    return hub.registry.invoke_device_method(device_id, method)",
         ),
     ],
     "02-a": [
@@ -120,6 +182,29 @@ WRONG_ANSWERS = {
             "methods['honestUpdate'] = honest_walk",
         ),
         Wrong(
+            "s before the download was over",  # all at once, and far too early
+            "def honest_walk(package_uri):\n"
+            "    time.sleep(stage_seconds)\n"
+            "    report({'firmwareStatus': 'downloading'})\n"
+            "    report({'firmwareStatus': 'applying', 'downloadComplete': now(),\n"
+            "            'startedApplyingImage': now()})\n"
+            "    time.sleep(stage_seconds)\n"
+            "    time.sleep(stage_seconds)\n"
+            "    report({'firmwareStatus': 'completed', 'lastFirmwareUpdate': now()})\n"
+            "methods['honestUpdate'] = honest_walk",
+        ),
+        Wrong(
+            "no report said that the device was applying",
+            "def honest_walk(package_uri):\n"
+            "    time.sleep(stage_seconds)\n"
+            "    report({'firmwareStatus': 'downloading'})\n"
+            "    time.sleep(stage_seconds)\n"
+            "    report({'downloadComplete': now(), 'startedApplyingImage': now()})\n"
+            "    time.sleep(stage_seconds)\n"
+            "    report({'firmwareStatus': 'completed', 'lastFirmwareUpdate': now()})\n"
+            "methods['honestUpdate'] = honest_walk",
+        ),
+        Wrong(
             "honestUpdate got status 404",
             "def honest_walk(package_uri):\n"
             "    report({'firmwareStatus': 'completed'})\n"
@@ -140,6 +225,24 @@ WRONG_ANSWERS = {
             "    except UpdateRejected as refusal:\n"
             "        return refusal.payload",
         ),
+        Wrong(
+            "nobody looked whether the device was free",
+            "def update_when_free(device_id):\n"
+            "    try:\n"
+            "        return invoke_firmware_update(hub.registry, device_id)\n"
+            "    except UpdateRejected:\n"
+            "        time.sleep(1.5)\n"
+            "        return invoke_firmware_update(hub.registry, device_id)",
+        ),
+        Wrong(
+            "The first update was ended before its time",
+            "def update_when_free(device_id):\n"
+            "    from fwupdate_helpers.service import cancel_firmware_update\n"
+            "    cancel_firmware_update(hub.registry, device_id)\n"
+            "    for _ in watch_update(hub.registry, device_id):\n"
+            "        pass\n"
+            "    return invoke_firmware_update(hub.registry, device_id)",
+        ),
     ],
     "03-a": [
         Wrong(
@@ -150,11 +253,20 @@ WRONG_ANSWERS = {
             "Drawn from all between",
             "def backoff(attempt):\n    return min(8, 0.2 * 2**attempt)",
         ),
+        Wrong(
+            "Drawn from all between",
+            "def backoff(attempt):\n    return random.choice([0, min(8, 0.2 * 2**attempt)])",
+        ),
     ],
     "03-b": [
-        Wrong("after it True", "def was_heard(update_id):\n    return True"),
         Wrong(
-            "after it False",
+            "of another one that never was, it said True",
+            "def was_heard(update_id):\n"
+            "    twin = hub.registry.get_twin(thermostat.device_id)\n"
+            "    return 'updateId' in twin.properties.reported['firmwareUpdate']",
+        ),
+        Wrong(
+            "that was heard, was_heard said False",
             "seen = hub.registry.get_twin(thermostat.device_id).properties.reported\n"
             "def was_heard(update_id):\n"
             "    return seen['firmwareUpdate']['updateId'] == update_id",
@@ -164,6 +276,14 @@ WRONG_ANSWERS = {
         Wrong(
             "504101 (GatewayTimeout): 'again'",
             "decision = {401: 'never', 429: 'again', 504101: 'again', 'answerLost': 'look'}",
+        ),
+        Wrong(
+            "429 (throttling): it is not decided yet",
+            "decision = {401: 'never', 429: ..., 504101: 'look', 'answerLost': 'look'}",
+        ),
+        Wrong(
+            "answerLost (answer lost): decision does not have it",
+            "decision = {401: 'never', 429: 'again', 504101: 'look'}",
         ),
         Wrong(
             "401 (unauthorized): 'again'",

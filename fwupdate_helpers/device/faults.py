@@ -1,7 +1,7 @@
 """Faults of a simulated device's hardware: they strike as they would, and report nothing.
 
 What comes of a fault, the device finds out by itself, as it would in the field. Two more are not
-here, because they are of other things: an image that does not pass its self-test
+here, because they are of other things: an image that passes its self-test on no board
 (``build_image(behaviour="failsSelfTest")``), and a flash chip that is full (`Board.fill`).
 """
 
@@ -33,14 +33,15 @@ class DeviceFaults:
     def __init__(self, *, clock_offset: float = 0.0) -> None:
         self.clock_offset = clock_offset
         self._cut_at: str | None = None
-        self._hangs = False
+        self._hangs = self._fails_self_test = False
 
     def __repr__(self) -> str:
         offset = self.clock_offset
         clock = f"clock {abs(offset):g} s {'fast' if offset > 0 else 'slow'}" if offset else ""
         cut = f"power cut at {self._cut_at}" if self._cut_at else ""
         hang = f"hang while {contract.APPLYING}" if self._hangs else ""
-        return f"DeviceFaults({', '.join(filter(None, (clock, cut, hang))) or 'none'})"
+        test = "self-test fails" if self._fails_self_test else ""
+        return f"DeviceFaults({', '.join(filter(None, (clock, cut, hang, test))) or 'none'})"
 
     def cut_power_at(self, stage: str) -> None:
         """Cut the power when this stage begins the next time, once.
@@ -62,13 +63,26 @@ class DeviceFaults:
         """
         self._hangs = True
 
+    def fail_self_test(self) -> None:
+        """Let every new image fail its self-test from now on, until `clear`.
+
+        As on a board with a damaged part, which the firmware in use happens not to need.
+        """
+        self._fails_self_test = True
+
     def clear(self) -> None:
         """Mend everything."""
-        self.clock_offset, self._cut_at, self._hangs = 0.0, None, False
+        self.clock_offset, self._cut_at = 0.0, None
+        self._hangs = self._fails_self_test = False
 
     def now(self) -> datetime:
         """Return the device's clock, UTC."""
         return datetime.now(timezone.utc) + timedelta(seconds=self.clock_offset)
+
+    @property
+    def fails_self_test(self) -> bool:
+        """Whether the board does not pass the self-test of a new image."""
+        return self._fails_self_test
 
     # -- for the device ---------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from fwupdate_helpers.device.sdk_inside import (
     TWIN_PATCHES,
     discard,
     is_renewing,
+    release,
     sever,
     subscribe,
 )
@@ -279,6 +280,7 @@ class HubLink:
         if not self._is_cut:
             with suppress(Exception):
                 await asyncio.wait_for(self._client.shutdown(), STOP_SECONDS)
+                release(self._client)
                 return
         await self._discard(self._client)
 

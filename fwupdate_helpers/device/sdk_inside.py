@@ -94,6 +94,17 @@ async def discard(client: Any) -> None:
     sever(client)
     await _called_back(client._mqtt_pipeline.shutdown)
     await _stop_handlers(client._handler_manager)
+    release(client)
+
+
+def release(client: Any) -> None:
+    """Close the two sockets that a client keeps after its ``shutdown``, until it is collected.
+
+    Devices by the hundred would run out of descriptors before the garbage collector comes.
+    """
+    paho = _paho_of(client)
+    if paho is not None and paho._thread is None:  # else its thread still waits on them
+        paho._reset_sockets(sockpair_only=True)
 
 
 async def _stop_handlers(manager: Any) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import math
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,11 +16,11 @@ from fwupdate_helpers.connection_string import Secret, mask, read_device_string
 from fwupdate_helpers.device.faults import DeviceFaults
 from fwupdate_helpers.device.life import DeviceLife, DeviceSetup
 from fwupdate_helpers.device.link_policy import LinkPolicy
+from fwupdate_helpers.device.program import DeviceProgram, is_harmless
 from fwupdate_helpers.errors import FirmwareUpdateError, HubUnavailable
 from fwupdate_helpers.events import EventLog
 from fwupdate_helpers.firmware.board import Board
 from fwupdate_helpers.firmware.download_policy import DownloadPolicy
-from fwupdate_helpers.firmware.flash import PowerLost
 from fwupdate_helpers.sdk_errors import no_connection
 
 Json = dict[str, Any]
@@ -51,7 +51,6 @@ class SimulatedDevice:
         board: The hardware, or None.
         events: What happened so far, an `EventLog`, by the device's clock.
         faults: Faults of its hardware; they can be set at any time.
-        error: Why the device ended by itself, or None.
 
     Raises:
         InvalidConnectionString: The connection string lacks a part or has a bad one.
@@ -77,7 +76,6 @@ class SimulatedDevice:
         self.board = board
         self.faults = faults or DeviceFaults()
         self.events = EventLog(clock=self.faults.now)
-        self.error: FirmwareUpdateError | None = None
         self._key = mask(connection_string)  # the same hub and the same device id
         self._setup = DeviceSetup(
             device_id=self.device_id,
@@ -93,14 +91,21 @@ class SimulatedDevice:
         )
         self._thread: threading.Thread | None = None
         self._started: threading.Event = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._life: DeviceLife | None = None
-        self._is_leaving = False
+        self._program = self._new_program()
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "stopped"
         state += f", {type(self.error).__name__}: {self.error}" if self.error else ""
         return f"SimulatedDevice({self.device_id!r}, {state})"
+
+    @property
+    def error(self) -> FirmwareUpdateError | None:
+        """Why the device ended by itself, or None."""
+        return self._program.error
+
+    @property
+    def _life(self) -> DeviceLife | None:
+        return self._program.life
 
     @property
     def is_running(self) -> bool:
@@ -130,14 +135,14 @@ class SimulatedDevice:
         """
         with _running_lock:
             if self._thread is not None and self._thread.is_alive():
-                if not self._is_leaving:
+                if not self._program.is_leaving:
                     return self
                 self._thread.join()  # a power cut, or an error, ends it just now
             older = _running.get(self._key)
             if older is not None:
                 older.stop()
             _running[self._key] = self
-            self.error, self._life, self._is_leaving = None, None, False
+            self._program = self._new_program()
             if self.board is not None:
                 self.board.switch_on()
             self._started.clear()
@@ -152,20 +157,22 @@ class SimulatedDevice:
         return self
 
     def _raise_failure(self) -> None:
-        if self.error is not None:
+        error = self.error
+        if error is not None:
             self.stop()
-            raise self.error
+            raise error
 
     def stop(self) -> None:
         """Disconnect and end the background thread; harmless when it does not run."""
         thread = self._thread
         if thread is None:
             return
-        self._post(self._end, None)
+        program = self._program
+        program.post(program.end, None)
         # Again and again, because a thread that has just begun has no loop yet to tell.
         while thread is not threading.current_thread() and thread.is_alive():
             thread.join(0.05)
-            self._post(self._end, None)
+            program.post(program.end, None)
 
     def power_cut(self) -> None:
         """Cut the power: no clean-up runs, and what was not synced to the flash chip is gone.
@@ -173,13 +180,8 @@ class SimulatedDevice:
         The hub is told nothing: the connection just ends. `start` switches the device on again;
         it then finds an image that works, and goes on with its update or back to the old version.
         """
-        self._is_leaving = True
-        if self.board is not None:
-            self.board.cut_power()
-        life = self._life
         try:
-            if life is not None:
-                life.lose_power()
+            self._program.lose_power()
         finally:
             self.stop()
         self.events.add("power-cut", "The power was cut.")
@@ -207,7 +209,7 @@ class SimulatedDevice:
                 hub refuses the patch.
             HubUnavailable: The hub has not acknowledged it in time.
         """
-        loop, life = self._loop, self._life
+        loop, life = self._program.loop, self._program.life
         try:
             if loop is None or life is None or not life.is_ready:
                 raise concurrent.futures.CancelledError
@@ -233,66 +235,25 @@ class SimulatedDevice:
 
     # -- the background thread --------------------------------------------------------------------
 
+    def _new_program(self) -> DeviceProgram:
+        # Weakly, so that a device that nobody uses ends at once, with its board's temporary folder.
+        device = weakref.proxy(self)
+        return DeviceProgram(self._setup, cut_power=lambda: device.power_cut())
+
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
-        except PowerLost:  # while it started
-            pass
-        except Exception as error:
-            self.error = FirmwareUpdateError(f"The device ended: {type(error).__name__}: {error}")
-            self.error.__cause__ = error
-            self.events.add("error", str(self.error))
         finally:
-            # With the life goes the SDK's client, which keeps two sockets for as long as it is.
-            self._loop, self._life = None, None
             if _running.get(self._key) is self:
                 del _running[self._key]
             self.events.add("stopped", "The device has stopped.")
             self._started.set()
 
     async def _main(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(self._on_loop_error)
-        start_seconds = self._setup.link_policy.start_seconds
-        while not self._is_leaving:
-            try:
-                self._life = self._new_life(start_seconds)
-            except (ValueError, TypeError) as error:
-                self._end(FirmwareUpdateError(f"The SDK refuses the device's options: {error}"))
-                return
-            if not await self._life.run(self._started.set):
-                return
-            start_seconds = math.inf  # nobody waits for the next one
-
-    def _new_life(self, start_seconds: float) -> DeviceLife:
-        return DeviceLife(
-            self._setup,
-            post=self._post,
-            on_end=self._end,
-            cut_power=self.power_cut,
-            start_seconds=start_seconds,
-        )
-
-    def _end(self, error: FirmwareUpdateError | None) -> None:
-        if error is not None and self.error is None:
-            self.error = error
-            self.events.add("error", str(error))
-        self._is_leaving = True
-        if self._life is not None:
-            self._life.end(quietly=self.error is not None)
-
-    def _post(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Run `function` on this device's loop, from any thread; nothing when it has ended."""
-        loop = self._loop
-        if loop is None:
-            return
-        try:
-            loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:  # closed in between
-            return
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
+        await self._program.run(self._started.set)
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: Json) -> None:
-        # A call that was given up may still be answered; the SDK then meets a cancelled future.
-        error = context.get("exception")
-        if not isinstance(error, (asyncio.InvalidStateError, PowerLost)):
-            self.events.add("error", f"{context.get('message')}: {error!r}")
+        if not is_harmless(context):
+            message, error = context.get("message"), context.get("exception")
+            self.events.add("error", f"{message}: {error!r}")

@@ -79,6 +79,10 @@ class DeviceSurroundings:
             self.cut_power()
             raise PowerLost
 
+    def hardware_passes(self) -> bool:
+        """Tell whether the hardware passes the self-test of an image on trial."""
+        return not self.faults.fails_self_test
+
     async def step(self) -> None:
         """Let others work, or get stuck here, when that is the fault."""
         if self.faults.takes_hang():

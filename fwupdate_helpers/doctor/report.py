@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+from fwupdate_helpers.palette import BLUE, ORANGE, PALE, VERMILLION, badge
+
 if TYPE_CHECKING:
     Json = dict[str, Any]  # read by Python 3.8, it would be an error
 
@@ -16,13 +18,7 @@ FAILURE: Final = "failure"
 NOT_CHECKED: Final = "not checked"
 
 MARKERS: Final = {OK: "●", WARNING: "▲", FAILURE: "✖", NOT_CHECKED: "○"}
-# Okabe and Ito's blue, orange and vermilion, each with the text colour that reads best on it.
-_COLOURS: Final = {
-    OK: ("#0072B2", "#ffffff"),
-    WARNING: ("#E69F00", "#000000"),
-    FAILURE: ("#D55E00", "#000000"),
-    NOT_CHECKED: ("#e8e8e8", "#000000"),
-}
+_COLOURS: Final = {OK: BLUE, WARNING: ORANGE, FAILURE: VERMILLION, NOT_CHECKED: PALE}
 _LEFT: Final = 'style="text-align:left; vertical-align:top"'
 
 
@@ -154,8 +150,10 @@ class Report:
         return as_text(self)
 
     def _repr_html_(self) -> str:
-        heads = "".join(f'<th scope="col" {_LEFT}>{head}</th>' for head in _HEADS)
-        rows = "".join(_row(line) for line in self.lines)
+        has_fixes = any(line.finding.fix or line.finding.commands for line in self.lines)
+        names = _HEADS if has_fixes else _HEADS[:-1]
+        heads = "".join(f'<th scope="col" {_LEFT}>{name}</th>' for name in names)
+        rows = "".join(_row(line, columns=len(names)) for line in self.lines)
         return (
             f'<table><caption style="text-align:left"><b>{escape(self.summary)}</b></caption>'
             f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
@@ -165,16 +163,12 @@ class Report:
 _HEADS: Final = ("what", "state", "found", "what to do")
 
 
-def _row(line: Line) -> str:
-    background, colour = _COLOURS[line.state]
-    badge = (
-        f'<span style="background:{background}; color:{colour}; padding:1px 6px; '
-        f'border-radius:3px; white-space:nowrap">{MARKERS[line.state]} {line.state}</span>'
-    )
+def _row(line: Line, *, columns: int) -> str:
     finding = line.finding
+    state = badge(MARKERS[line.state], line.state, _COLOURS[line.state])
     commands = "".join(f"<br><code>{escape(command)}</code>" for command in finding.commands)
-    cells = (badge, escape(finding.found), escape(finding.fix) + commands)
-    inner = "".join(f"<td {_LEFT}>{cell}</td>" for cell in cells)
+    cells = (state, escape(finding.found), escape(finding.fix) + commands)
+    inner = "".join(f"<td {_LEFT}>{cell}</td>" for cell in cells[: columns - 1])
     title = f'<span style="white-space:nowrap">{escape(line.title)}</span>'
     return f'<tr><th scope="row" {_LEFT}>{title}</th>{inner}</tr>'
 

@@ -94,8 +94,10 @@ def _line(text: str) -> Iterator[None]:
         yield
         return
     display(Markdown(text))  # type: ignore[no-untyped-call]
-    yield
-    clear_output(wait=True)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        clear_output(wait=True)  # type: ignore[no-untyped-call]
 
 
 __all__ = ["CHECKS", "Card", "Outcome", "check", "known_ids"]

@@ -7,6 +7,8 @@ from enum import Enum
 from html import escape
 from typing import Any, Final
 
+from fwupdate_helpers.palette import BLUE, ORANGE, PURPLE, SKY, badge
+
 
 class Outcome(Enum):
     """What a check can find."""
@@ -23,12 +25,11 @@ _MARKERS: Final = {
     Outcome.CORRECT: "●",
     Outcome.NOT_CHECKABLE: "–",
 }
-# Okabe and Ito's colours, each with the text colour that reads best on it.
 _COLOURS: Final = {
-    Outcome.NOT_ATTEMPTED: ("#56B4E9", "#000000"),
-    Outcome.INCORRECT: ("#E69F00", "#000000"),
-    Outcome.CORRECT: ("#0072B2", "#ffffff"),
-    Outcome.NOT_CHECKABLE: ("#CC79A7", "#000000"),
+    Outcome.NOT_ATTEMPTED: SKY,
+    Outcome.INCORRECT: ORANGE,
+    Outcome.CORRECT: BLUE,
+    Outcome.NOT_CHECKABLE: PURPLE,
 }
 
 
@@ -58,17 +59,13 @@ class Card:
         return "\n".join([head, *(f"  {name}: {text}" for name, text in self._rows.items())])
 
     def _repr_html_(self) -> str:
-        back, text = _COLOURS[self.outcome]
-        badge = (
-            f'<span style="background:{back};color:{text};padding:2px 10px;font-weight:bold">'
-            f"{_MARKERS[self.outcome]} {self.outcome.value}</span>"
-        )
+        head = badge(_MARKERS[self.outcome], self.outcome.value, _COLOURS[self.outcome])
         left = 'style="text-align:left;vertical-align:top"'
         rows = "".join(
             f'<tr><th scope="row" {left}>{name}</th><td {left}>{escape(told)}</td></tr>'
             for name, told in self._rows.items()
         )
-        return f'<div role="status">{badge}<table>{rows}</table></div>'
+        return f'<div role="status">{head}<table>{rows}</table></div>'
 
 
 def correct(seen: str) -> Card:

@@ -15,6 +15,7 @@ from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
     from fwupdate_helpers.hub import Hub
+    from fwupdate_helpers.trace import Trace
 
 Json = dict[str, Any]
 
@@ -105,6 +106,14 @@ class Learner:
             twin = self.hub().registry.get_twin(device_id)
         found = dict(twin.properties.reported or {})
         return {name: value for name, value in found.items() if not name.startswith("$")}
+
+    def wire(self, device_id: str, *, after: int = 0) -> Trace:
+        """Return the messages of a device after the one with this number; none on Azure.
+
+        Raises:
+            FirmwareUpdateError: The hub was not reached.
+        """
+        return self.hub().trace(device_id, after=after)
 
     def call(self, device_id: str, method: str, payload: Any = None) -> MethodAnswer:
         """Invoke a direct method of the learner's device through the hub.

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
+from fwupdate_helpers.exercises import wire
 from fwupdate_helpers.exercises.card import Card, correct, incorrect, short
 from fwupdate_helpers.exercises.learner import Learner, MethodAnswer
 
-_AWAY_SECONDS: Final = 2.0
-_CALL_SECONDS: Final = 40.0
+if TYPE_CHECKING:
+    from fwupdate_helpers.trace import Trace
+
+_AWAY_SECONDS, _LONGEST_AWAY, _LOOK_SECONDS = 1.0, 10.0, 0.1
+_CONNECT_SECONDS: Final = 20
+_REBOOT_NAME: Final = "pump-reboot"
 _GOOD_BATTERY: Final = {"percent": 84, "volts": 3.7}
-_GOOD_SPEED: Final = 1500
-_BAD_SPEEDS: Final = (-1, 3001, "fast", None)
+_GOOD_SPEEDS: Final = (1500, 0, 3000)
+_BAD_SPEEDS: Final = (-1, 3001, "fast", "1500", None, 2.5, True)
+_THE_TEST: Final = "The test of the payload. For Python, True is an int, and its type is bool."
 _WHAT_A_STATUS_TELLS: Final = {
     None: "An error in set_speed: a handler that raises gives no answer at all.",
     404: "Does the exercise's cell put set_speed into methods? Run it, then step 6.",
@@ -24,7 +33,7 @@ def one_patch(learner: Learner) -> Card:
     """01-a: set two values and forget a third."""
     learner.hub()
     device_id = learner.need("device_id", 2)
-    learner.attempt("patch", todo="Put a dictionary in the place of the three dots.")
+    patch = learner.attempt("patch", todo="Put a dictionary in the place of the three dots.")
     reported = learner.reported(device_id)
     battery = reported.get("battery")
     # Who has skipped the cell before may still have `charging` there, which was not the task.
@@ -40,7 +49,21 @@ def one_patch(learner: Learner) -> Card:
             expected="No firmware in the twin.",
             look="What a patch must say about a key that is to go: leaving it out keeps it.",
         )
+    if not _does_it(patch):  # an earlier one has
+        return incorrect(
+            f"The twin is as it should be, and patch is {short(patch)} now.",
+            expected="One patch that sets both values and deletes firmware.",
+            look="What stands in the exercise's cell: one dictionary for all of it.",
+        )
     return correct("Two values set, one forgotten.")
+
+
+def _does_it(patch: Any) -> bool:
+    """Tell whether one patch does the whole of 01-a."""
+    if not isinstance(patch, dict) or patch.get("firmware", ...) is not None:
+        return False
+    battery = patch.get("battery")
+    return isinstance(battery, dict) and battery | _GOOD_BATTERY == battery
 
 
 def says_no(learner: Learner) -> Card:
@@ -49,26 +72,27 @@ def says_no(learner: Learner) -> Card:
     device_id = learner.need("device_id", 2)
     learner.need("on_method", 6)
     learner.attempt("set_speed", todo="Write the body of set_speed, then run its cell.")
-    answer = learner.call(device_id, "setSpeed", _GOOD_SPEED)
-    if answer.status != 200:
-        return _speed_answer(_GOOD_SPEED, answer, 200)
-    speed = learner.reported(device_id).get("speed")
-    if speed != _GOOD_SPEED:
-        return incorrect(
-            f"setSpeed {_GOOD_SPEED} got status 200, and the twin's speed is {short(speed)}.",
-            expected=f"speed is {_GOOD_SPEED} when the answer comes.",
-            look="The patch, which step 4 has, too.",
-        )
-    return _refusals(learner, device_id)
+    for good in _GOOD_SPEEDS:
+        answer = learner.call(device_id, "setSpeed", good)
+        if answer.status != 200:
+            return _speed_answer(good, answer, 200)
+        speed = learner.reported(device_id).get("speed")
+        if isinstance(speed, bool) or speed != good:
+            return incorrect(
+                f"setSpeed {good} got status 200, and the twin's speed is {short(speed)}.",
+                expected=f"speed is {good} when the answer comes.",
+                look="The patch, which step 4 has, too.",
+            )
+    return _refusals(learner, device_id, _GOOD_SPEEDS[-1])
 
 
-def _refusals(learner: Learner, device_id: str) -> Card:
+def _refusals(learner: Learner, device_id: str, before: int) -> Card:
     for bad in _BAD_SPEEDS:
         answer = learner.call(device_id, "setSpeed", bad)
         if answer.status != 400:
             return _speed_answer(bad, answer, 400)
         speed = learner.reported(device_id).get("speed")
-        if speed != _GOOD_SPEED:
+        if speed != before:
             return incorrect(
                 f"setSpeed {short(bad)} was refused, and the twin's speed became {short(speed)}.",
                 expected="A refused payload reports nothing.",
@@ -81,7 +105,7 @@ def _speed_answer(payload: Any, answer: MethodAnswer, expected: int) -> Card:
     return incorrect(
         f"setSpeed {short(payload)} got {answer}.",
         expected=f"Status {expected}.",
-        look=_WHAT_A_STATUS_TELLS.get(answer.status, "The test of the payload."),
+        look=_WHAT_A_STATUS_TELLS.get(answer.status, _THE_TEST),
     )
 
 
@@ -93,25 +117,84 @@ def waits(learner: Learner) -> Card:
     todo = "Write the body of call_when_back, then run its cell."
     call = learner.attempt("call_when_back", todo=todo)
     learner.reported(device_id)  # a hub that is away is not the answer's fault
-    client.disconnect()
-    back = threading.Timer(_AWAY_SECONDS, client.connect)
-    back.start()
-    try:
-        told = _told(call)
-    finally:
-        back.join(_CALL_SECONDS)
+    mark = learner.wire(device_id).last
+    # Nobody can know this method, or what it answers, before it is called.
+    name, word = f"areYouBack{secrets.token_hex(3)}", secrets.token_hex(8)
+    away = _Away(client, lambda: wire.calls(learner.wire(device_id, after=mark)))
+    with _one_more_method(learner, name, word), away:
+        told = _told(call, name)
     if isinstance(told, Exception):
         status = getattr(getattr(told, "response", None), "status_code", None)
         return incorrect(
             f"The call ended with {type(told).__name__}" + (f", HTTP {status}." if status else "."),
-            expected="An answer, when the pump is back after two seconds.",
+            expected="An answer, when the pump is back after a second.",
             look="The second time limit of CloudToDeviceMethod.",
         )
-    if getattr(told, "status", None) != 404:  # `areYouBack` is no method of the pump
+    if (getattr(told, "status", None), getattr(told, "payload", None)) != (200, word):
         return incorrect(
             f"The call returned {_described(told)}.",
             expected="What invoke_device_method returns, for the method that was named.",
-            look="The name of the method, and the return.",
+            look="The name of the method, which is the argument; and the return.",
+        )
+    return _judge_wait(learner.wire(device_id, after=mark), name)
+
+
+class _Away:
+    """Takes a device off the hub until a call for it waits there, and for a second at least."""
+
+    def __init__(self, client: Any, calls: Callable[[], list[wire.Call]]) -> None:
+        self._client, self._calls = client, calls
+        self._is_over = threading.Event()
+        self._back = threading.Thread(target=self._come_back, name="check-01-c", daemon=True)
+
+    def __enter__(self) -> None:
+        for thread in threading.enumerate():
+            if thread.name == _REBOOT_NAME:  # its last report would connect the pump again
+                thread.join()
+        self._client.disconnect()
+        self._back.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._back.join()
+
+    def _come_back(self) -> None:
+        try:
+            is_over, waited = self._is_over.wait(_AWAY_SECONDS), _AWAY_SECONDS
+            while not is_over and not self._calls() and waited < _LONGEST_AWAY:
+                is_over, waited = self._is_over.wait(_LOOK_SECONDS), waited + _LOOK_SECONDS
+        finally:
+            self._client.connect()
+
+
+@contextmanager
+def _one_more_method(learner: Learner, name: str, word: str) -> Iterator[None]:
+    """Give the pump a method for a while."""
+    methods = learner.need("methods", 6)
+    methods[name] = lambda payload: (200, word)
+    try:
+        yield
+    finally:
+        methods.pop(name, None)
+
+
+def _judge_wait(rows: Trace, name: str) -> Card:
+    """Look at the order on the wire: the call that was answered, and the pump that came back."""
+    back = min(wire.connects(rows), default=None)
+    answered = [call for call in wire.calls(rows) if call.name == name and call.status == 200]
+    if back is None or not answered:  # on Azure, nothing is to be seen
+        return correct("The pump has answered the call.")
+    if answered[0].number > back:
+        return incorrect(
+            "The call that was answered came when the pump was back already.",
+            expected="One call, made while the pump is away; the hub keeps it until it is back.",
+            look="The second time limit of CloudToDeviceMethod: no pause and no second try.",
+        )
+    if answered[0].connect_seconds != _CONNECT_SECONDS:
+        return incorrect(
+            f"The hub was to wait up to {answered[0].connect_seconds} s for the pump.",
+            expected=f"Up to {_CONNECT_SECONDS} seconds.",
+            look="The second time limit of CloudToDeviceMethod.",
         )
     return correct("The hub has kept the call until the pump was back.")
 
@@ -121,9 +204,9 @@ def _described(told: Any) -> str:
     return f"{kind} with status {told.status}" if hasattr(told, "status") else kind
 
 
-def _told(call: Any) -> Any:
+def _told(call: Any, name: str) -> Any:
     try:
-        return call("areYouBack")
+        return call(name)
     except Exception as error:
         return error
 

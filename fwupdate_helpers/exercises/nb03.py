@@ -11,7 +11,7 @@ from fwupdate_helpers.exercises.learner import Learner
 from fwupdate_helpers.retry_rules import RETRY_RULES, Operation, Verdict
 
 _FIRST, _CAP, _DRAWS = 0.2, 8.0, 200
-_ATTEMPTS: Final = (0, 1, 2, 3, 5, 8, 40)
+_ATTEMPTS: Final = (*range(10), 40)
 _IN_WORDS: Final = {
     Verdict.RETRY: "again",
     Verdict.IF_OFFLINE_ALLOWED: "again",
@@ -20,6 +20,8 @@ _IN_WORDS: Final = {
 }
 _CODES: Final = (401, 429, 504101, "answerLost")
 _UPDATE_SECONDS: Final = 60.0
+_LOOK_RETURN: Final = "The return: a function without one gives None."
+_LOOK_TWIN: Final = "Whether the twin is read inside the function, each time, and what is compared."
 
 
 def backs_off(learner: Learner) -> Card:
@@ -51,8 +53,10 @@ def _judge_waits(attempt: int, most: float, drawn: list[float]) -> Card | None:
             expected=f"From 0 to {most:g} s.",
             look="The smaller one of 8 and 0.2 times two to the power of attempt.",
         )
-    # Of 200 draws, one in a billion times none lies in the last tenth of the range.
-    if min(drawn) > most * 0.1 or max(drawn) < most * 0.9:
+    # Of 200 draws, one in a billion times none lies in the last tenth of the range, and even less
+    # often lie so few or so many in its middle half.
+    middle = sum(most * 0.25 < one < most * 0.75 for one in drawn) / _DRAWS
+    if min(drawn) > most * 0.1 or max(drawn) < most * 0.9 or not 0.25 < middle < 0.75:
         return incorrect(
             seen,
             expected=f"Drawn from all between 0 and {most:g} s.",
@@ -66,7 +70,6 @@ def looks_first(learner: Learner) -> Card:
     hub = learner.hub()
     thermostat, uris = learner.need("thermostat", 2), learner.need("uris", 2)
     was_heard = learner.attempt("was_heard", todo="Read the twin, and compare the update's id.")
-    update_id = f"check-{uuid.uuid4().hex[:8]}"
     from fwupdate_helpers.service import invoke_firmware_update, watch_update
 
     running = learner.reported(thermostat.device_id).get(contract.UPDATE) or {}
@@ -74,21 +77,23 @@ def looks_first(learner: Learner) -> Card:
         for _ in watch_update(hub.registry, thermostat.device_id, timeout=_UPDATE_SECONDS):
             pass  # the update that still runs has an end
     order: dict[str, Any] = {"package_uri": uris["1.0.0"], "version": "1.0.0"}
-    before = _answer(was_heard, update_id)
+    heard, lost = (f"check-{uuid.uuid4().hex[:8]}" for _ in range(2))
+    # A twin without an update has no id to compare: nothing is asked before there is one.
     invoke_firmware_update(
-        hub.registry, thermostat.device_id, update_id=update_id, allow_downgrade=True, **order
+        hub.registry, thermostat.device_id, update_id=heard, allow_downgrade=True, **order
     )
-    after = _answer(was_heard, update_id)
+    told = [_answer(was_heard, update_id) for update_id in (heard, lost)]
     for _ in watch_update(
-        hub.registry, thermostat.device_id, update_id=update_id, timeout=_UPDATE_SECONDS
+        hub.registry, thermostat.device_id, update_id=heard, timeout=_UPDATE_SECONDS
     ):
         pass
-    if (before, after) == (False, True):
-        return correct("Not heard before the call, heard after it: now a service can decide.")
+    if all(found is wanted for found, wanted in zip(told, (True, False), strict=True)):
+        return correct("One was heard and the other was not: now a service can decide.")
     return incorrect(
-        f"Before the call was_heard said {short(before)}, and after it {short(after)}.",
-        expected="False before, True after.",
-        look="Whether the twin is read inside the function, each time, and what is compared.",
+        f"Of an order that was heard, was_heard {_in_words(told[0])}; of another one that never "
+        f"was, it {_in_words(told[1])}.",
+        expected="True for the one, False for the other.",
+        look=_LOOK_RETURN if None in told else _LOOK_TWIN,
     )
 
 
@@ -97,6 +102,12 @@ def _answer(was_heard: Any, update_id: str) -> Any:
         return was_heard(update_id)
     except Exception as error:
         return error
+
+
+def _in_words(told: Any) -> str:
+    if isinstance(told, Exception):
+        return f"ended with {type(told).__name__}"
+    return "returned nothing" if told is None else f"said {short(told)}"
 
 
 def decides(learner: Learner) -> Card:
@@ -116,11 +127,17 @@ def decides(learner: Learner) -> Card:
         wanted, found = _IN_WORDS[rule.verdict(Operation.METHOD)], decision.get(code)
         if str(found).strip().lower() != wanted:
             return incorrect(
-                f"{code} ({rule.name}): {short(found)}.",
+                f"{code} ({rule.name}): {_decided(decision, code)}.",
                 expected="Another word of the three.",
                 look=f"What the table says about it: {rule.why}",
             )
     return correct("All as the policy decides.")
+
+
+def _decided(decision: dict[Any, Any], code: int | str) -> str:
+    if code not in decision:
+        return "decision does not have it"
+    return "it is not decided yet" if decision[code] is ... else short(decision[code])
 
 
 CHECKS: Final = {"03-a": backs_off, "03-b": looks_first, "03-c": decides}

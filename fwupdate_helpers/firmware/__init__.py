@@ -3,7 +3,7 @@
 `image` (build and verify), `publish` (to the local hub or Blob storage), `download` (resumable,
 over HTTPS; `transfer`, `http_answers`, `network_errors`, `pacing` and `uris` are its parts),
 `flash` and `board` (the simulated hardware: a flash chip with two slots and a boot loader), `agent`
-(walks an update over all of these).
+(walks an update over all of these), `desired` (what to do about a desired firmware).
 """
 
 from __future__ import annotations

@@ -306,7 +306,7 @@ class UpdateAgent:
         """Decide after a reboot: confirm the new image, go back to the old one, or end."""
         self.boot, attempt = boot, self._log.record["attempt"]
         if boot.trial_of == attempt:
-            problem = self_test_problem(boot)
+            problem = self_test_problem(boot, hardware_passes=self._around.hardware_passes())
             if problem is None:
                 self._the_board.confirm()
                 await self._complete(contract.REBOOTING)

@@ -90,6 +90,7 @@ class Board:
         capacity: The flash chip's size in bytes.
         watchdog_seconds: How long firmware that hangs is waited for.
         on_call: See `Flash`.
+        host_sync: See `Flash`.
 
     Raises:
         ImageRefused: The factory image does not fit the board.
@@ -111,13 +112,14 @@ class Board:
         capacity: int = 1024 * MIB,
         watchdog_seconds: float = 5.0,
         on_call: Callable[[str, str], None] = lambda operation, name: None,
+        host_sync: bool = True,
     ) -> None:
         self.hardware = hardware
         self.watchdog_seconds = watchdog_seconds
         self._publisher_key = publisher_key
         self._folder = _temporary_folder(self) if folder is None else folder
         self._capacity = capacity
-        self._on_call = on_call
+        self._on_call, self._host_sync = on_call, host_sync
         self._switch, self._is_on = threading.RLock(), True
         self._by_watchdog = False
         self._taken = 0
@@ -139,7 +141,12 @@ class Board:
         return f"Board({self.hardware}, {slots})"
 
     def _chip(self) -> Flash:
-        return Flash(self._folder, capacity=self._capacity - self._taken, on_call=self._on_call)
+        return Flash(
+            self._folder,
+            capacity=self._capacity - self._taken,
+            on_call=self._on_call,
+            host_sync=self._host_sync,
+        )
 
     def _fill(self, factory_image: Path) -> None:
         slot_file = _slot_file("a")

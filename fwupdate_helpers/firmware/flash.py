@@ -55,6 +55,9 @@ class Flash:
         capacity: The chip's size in bytes.
         on_call: Called with the operation and the name before every operation that reads or
             writes: where tests cut the power.
+        host_sync: Whether this computer, too, is to sync what is synced on the chip, so that the
+            chip survives a loss of the computer's own power. What the simulated device loses is
+            the same either way.
 
     Raises:
         PowerLost: Every operation, once `lose_power` was called.
@@ -73,9 +76,11 @@ class Flash:
         *,
         capacity: int = 1024 * MIB,
         on_call: Callable[[str, str], None] = lambda operation, name: None,
+        host_sync: bool = True,
     ) -> None:
         self.folder = folder
         self.capacity = capacity
+        self._host_sync = host_sync
         self._on_call = on_call
         self._lock = threading.RLock()
         self._has_power = True
@@ -164,7 +169,8 @@ class Flash:
             self._begin("sync_directory", "")
             for name in sorted(self._names.keys() | self._synced_names.keys()):
                 self._sync_name(name)
-            _sync_host_folder(self.folder)
+            if self._host_sync:
+                _sync_host_folder(self.folder)
 
     def drop_orphans(self) -> None:
         """Remove synced content that never got a synced name; only for the chip's one user."""
@@ -214,7 +220,8 @@ class Flash:
             with os.fdopen(os.open(file.host, _APPEND, 0o600), "ab") as stream:
                 stream.write(file.cache)
                 stream.flush()
-                os.fsync(stream.fileno())
+                if self._host_sync:
+                    os.fsync(stream.fileno())
         except OSError:
             with suppress(OSError):  # not even a part, or the next sync would write it twice
                 os.truncate(file.host, file.synced)

@@ -104,13 +104,15 @@ class ImageWork:
                 await self._around.step()
 
 
-def self_test_problem(boot: Boot) -> str | None:
+def self_test_problem(boot: Boot, *, hardware_passes: bool) -> str | None:
     """Return what is wrong with the image on trial; None when it works.
 
     That the device is connected again is the first half of the test.
     """
     if boot.image.behaviour == "failsSelfTest":
         return f"Version {boot.version} does not pass its self-test."
+    if not hardware_passes:
+        return f"The board does not pass the self-test of version {boot.version}."
     return None
 
 

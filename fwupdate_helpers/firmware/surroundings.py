@@ -32,6 +32,9 @@ class Surroundings(Protocol):
     async def begins(self, stage: str) -> None:
         """Called when a stage has begun: a fault of the hardware may strike here."""
 
+    def hardware_passes(self) -> bool:
+        """Tell whether the hardware passes the self-test of an image on trial."""
+
     async def step(self) -> None:
         """Called between two pieces of a long job, to let others work; it may never return."""
 

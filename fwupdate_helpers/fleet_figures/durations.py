@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.colours import VERMILLION
@@ -83,7 +83,7 @@ class StageDurations:
         else:
             last = f"longest {format_seconds(self.seconds[-1])}"
             if number > MOST_DOTS:
-                last = f"95 % below {format_seconds(quantiles(self.seconds, n=20)[-1])}"
+                last = f"95 % within {format_seconds(quantiles(self.seconds, n=20)[-1])}"
             told = f"median {format_seconds(median(self.seconds))}, {last}"
         return told + (f"; {failed}" if self.failed else "")
 
@@ -154,7 +154,7 @@ class _Durations:
         self.are_dots = max(len(each.seconds) for each in measured) <= MOST_DOTS
         every = [seconds for each in measured for seconds in (*each.seconds, *each.failed)]
         middles = [median(each.seconds) for each in measured if each.seconds]
-        self.most = max(*every, 2 * _LEAST)
+        self.most = max(*every, 10 * _LEAST)
         self.is_log = self.most > _WIDE * max(_LEAST, min(middles, default=self.most))
         self.least = max(_LEAST, min(every)) if self.is_log else 0.0
         longest = self.most
@@ -184,7 +184,7 @@ class _Durations:
             self.ax.text(1.015, y, lines[y], transform=self.ax.get_yaxis_transform(), **style)
         scale = ", logarithmic axis" if self.is_log else ""
         sheet.dress(xlabel=f"duration by the device's clock ({self.unit_name}{scale})")
-        self.ax.set_yticks(range(len(names)), names, fontsize=12)
+        self.ax.set_yticks(range(len(names)), names, fontsize=12, parse_math=False)
         return sheet.figure
 
     def _set_scale(self) -> None:
@@ -197,6 +197,7 @@ class _Durations:
             ax.xaxis.set_minor_locator(NullLocator())
         else:
             ax.set_xlim(-0.015 * most, 1.03 * most)
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=6))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
 
     def _draw(self, y: int, each: StageDurations) -> None:

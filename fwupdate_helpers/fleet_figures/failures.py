@@ -16,6 +16,7 @@ from fwupdate_helpers.fleet_figures.sheet import (
     devices,
     empty,
     percent,
+    shortened,
     text_width,
 )
 from fwupdate_helpers.fleet_view import ROLLED_BACK, FleetRow
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_CAUSES: Final = 10
 _ROW: Final = 0.42
+_LONGEST_CODE: Final = 26
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def plot_failures(rows: Sequence[FleetRow], *, title: str | None = None) -> Figu
     title = title or _title(causes, begun)
     shown = _shown(causes)
     words = [f"{each.number:,} · {percent(each.number / begun)}" for each in shown]
+    names = [shortened(each.code, _LONGEST_CODE) for each in shown]
     told = "; ".join(
         f"{each.code} {text}" + (f" ({each.words})" if each.words else "")
         for each, text in zip(shown, words, strict=True)
@@ -100,10 +103,11 @@ def plot_failures(rows: Sequence[FleetRow], *, title: str | None = None) -> Figu
         title,
         legend=[],
         height=_ROW * len(shown),
-        left=text_width(each.code for each in shown) + MARGIN + 0.25,
+        left=text_width(names) * 12 / 11 + MARGIN + 0.15,
         right=0.4,
     )
     _draw(sheet, shown, words)
+    sheet.ax.set_yticks(range(len(names)), names, fontsize=12, parse_math=False)
     return sheet.figure
 
 
@@ -126,7 +130,6 @@ def _draw(sheet: Sheet, shown: Sequence[Cause], words: Sequence[str]) -> None:
         ax.annotate(text, (number, y), fontsize=11, parse_math=False, **at)
     sheet.dress(xlabel="devices")
     ax.set_ylim(len(shown) - 0.5, -0.5)
-    ax.set_yticks(places, [each.code for each in shown], fontsize=12)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
 
 
@@ -142,12 +145,12 @@ _SUMMED: Final = ("number", "rolled_back")
 
 
 def _title(causes: Sequence[Cause], begun: int) -> str:
-    failed, most = sum(each.number for each in causes), causes[0]
+    failed, code = sum(each.number for each in causes), shortened(causes[0].code, _LONGEST_CODE)
     share = percent(failed / begun)
     updates = "1 update" if begun == 1 else f"{begun:,} updates"
-    why = f"all with {most.code}" if len(causes) == 1 else f"most often {most.code}"
+    why = f"all with {code}" if len(causes) == 1 else f"most often {code}"
     if failed == 1:
-        why = f"with {most.code}"
+        why = f"with {code}"
     return f"{failed:,} of {updates} failed ({share}), {why}"
 
 

@@ -188,6 +188,18 @@ def empty(words: str) -> Figure:
     return figure
 
 
+def shortened(text: str, letters: int) -> str:
+    """Leave out the middle of a text that is too long.
+
+    >>> shortened("jovyan-fleet-0001", 9)
+    'jovy…0001'
+    """
+    if len(text) <= letters:
+        return text
+    half = (letters - 1) // 2
+    return f"{text[:half]}…{text[len(text) - (letters - 1 - half) :]}"
+
+
 def devices(number: int) -> str:
     """Return ``1 device`` or ``1,000 devices``."""
     return "1 device" if number == 1 else f"{number:,} devices"

@@ -128,9 +128,9 @@ def plot_stage_counts(
     if moments.begin is None:
         return empty(f"{devices(len(rows))}, and none has begun an update.")
     found, scale = count_stages(rows, moments), moments.scale
-    title = title or f"Up to {devices(found.peak)} updated at once: {tell_states(rows)}"
+    title = title or _title(rows, found)
     legend = [_patch(state, numbers) for state, numbers in found.counts.items()]
-    sheet = Sheet(_told(title, found), title, legend=legend, height=_HEIGHT, left=0.75)
+    sheet = Sheet(_told(title, found), title, legend=legend, height=_HEIGHT, left=0.9)
     ax = sheet.ax
     ax.set_ylim(0, len(rows))
     _draw_areas(ax, found, [scale.place(seconds) for seconds in found.seconds])
@@ -139,6 +139,12 @@ def plot_stage_counts(
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set_ylabel("devices", fontsize=12)
     return sheet.figure
+
+
+def _title(rows: Sequence[FleetRow], found: StageCounts) -> str:
+    if not found.peak:  # the updates took less time than a twin can tell
+        return f"{devices(len(rows))}: {tell_states(rows)}"
+    return f"Up to {devices(found.peak)} updated at once: {tell_states(rows)}"
 
 
 def _draw_areas(ax: Any, found: StageCounts, places: Sequence[float]) -> None:

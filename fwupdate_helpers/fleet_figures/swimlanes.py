@@ -22,6 +22,7 @@ from fwupdate_helpers.fleet_figures.sheet import (
     devices,
     empty,
     pale,
+    shortened,
     stage_colour,
     stage_hatch,
     text_width,
@@ -48,6 +49,9 @@ _LEAST_WAVE: Final = 0.13
 """Inches: the highest row, a wave's heading, and the least for a wave's bars."""
 _HATCHED: Final = 0.13
 """Bars that are thinner than this show no pattern."""
+_NARROWEST: Final = 0.003
+"""Share of the axis: an update that took no time is a tick, not nothing."""
+_LONGEST_NAME: Final = 24
 _FAILURE: Final[dict[str, Any]] = {
     "linestyle": "none",
     "markerfacecolor": VERMILLION,
@@ -144,7 +148,7 @@ class _Lanes:
         names, ends = self._names(), [_end_words(row) for row in self.rows]
         left, right = MARGIN + 0.1, MARGIN + 0.1
         if self.labelled:
-            left, right = text_width(names) + 0.3, min(text_width(ends), 3.0) + 0.3
+            left, right = text_width(names) + 0.3, 1.12 * text_width(ends) + 0.3  # bold is wider
         sheet = Sheet(
             alt_text, title, legend=self._legend(), height=self.height, left=left, right=right
         )
@@ -182,6 +186,7 @@ class _Lanes:
 
     def _corners(self, begin: float, end: float, y: float, half: float) -> list[Any]:
         left, right = self.scale.place(begin), self.scale.place(end)
+        right = max(right, left + _NARROWEST * self.scale.right)  # the next stage covers it
         return [(left, y - half), (right, y - half), (right, y + half), (left, y + half)]
 
     def _draw_failures(self) -> None:
@@ -251,14 +256,14 @@ def _last(bars: Sequence[Bar]) -> float:
 def _end_words(row: FleetRow) -> str:
     if row.has_failed:
         sign = "◀" if row.state == ROLLED_BACK else "✖"
-        return f"{sign} {row.error_code or row.state}"
+        return f"{sign} {shortened(row.error_code or row.state, _LONGEST_NAME)}"
     if row.timeline is None or row.is_running:
         return f"▶ {row.state}" if row.is_running else row.state
     seconds = row.timeline.seconds
     return "✔ completed" if seconds is None else f"✔ {format_seconds(seconds)}"
 
 
-def short_names(names: Sequence[str], longest: int = 24) -> list[str]:
+def short_names(names: Sequence[str], longest: int = _LONGEST_NAME) -> list[str]:
     """Leave out what the names of all devices begin with, where they are long.
 
     >>> short_names(["jovyan-fleet-0001", "jovyan-fleet-0002"], longest=10)
@@ -271,4 +276,4 @@ def short_names(names: Sequence[str], longest: int = 24) -> list[str]:
     head, dash, _ = "".join(letter for letter, _ in same).rpartition("-")
     common = "" if first == last else head + dash
     short = ["…" + name[len(common) :] if common else name for name in names]
-    return [name if len(name) <= longest else "…" + name[1 - longest :] for name in short]
+    return [shortened(name, longest) for name in short]

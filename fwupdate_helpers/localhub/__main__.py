@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS
 from fwupdate_helpers.localhub.errors import LocalHubError
 from fwupdate_helpers.localhub.redaction import mask_text
 from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
     from fwupdate_helpers.localhub.jobs.scheduler import JobLimits
 
 Json = dict[str, Any]
+
+MAX_ACTIVE_JOBS = 100
+MIN_JOB_RATE, MAX_JOB_RATE = 0.1, 10_000.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,21 +67,20 @@ def _parser() -> argparse.ArgumentParser:
         "--faults", choices=("on", "off"), default="on", help="whether things may be made to fail"
     )
     run.add_argument(
-        "--active-jobs", type=_count, metavar="N", help="how many jobs may be active (10)"
+        "--active-jobs", type=_job_count, metavar="N", help="how many jobs may be active (10)"
     )
     run.add_argument(
         "--job-rate",
-        type=_rate,
+        type=_job_rate,
         metavar="N",
         help="on how many devices jobs begin in a second (100; Azure's S1: 10)",
     )
     run.add_argument(
         "--configuration-seconds",
         type=_seconds,
-        default=DEFAULT_SECONDS,
         metavar="SECONDS",
-        help="from one evaluation of the automatic device configurations to the next "
-        "(default: %(default)g; on Azure: 300)",
+        help="from one evaluation of the automatic device configurations to the next (5; Azure's: "
+        "300)",
     )
     run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     for name, function, text in (
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(state: StateDir, options: argparse.Namespace) -> int:
     from fwupdate_helpers.localhub import server
     from fwupdate_helpers.localhub.config import owner_connection_string
+    from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS
 
     os.umask(0o077)
     state.prepare()
@@ -114,7 +116,7 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         trace=options.trace == "on",
         faults=options.faults == "on",
         job_limits=_job_limits(options),
-        configuration_seconds=options.configuration_seconds,
+        configuration_seconds=options.configuration_seconds or DEFAULT_SECONDS,
         on_ready=on_ready,
     )
     return 0
@@ -127,15 +129,21 @@ def _job_limits(options: argparse.Namespace) -> JobLimits:
     return JobLimits(**{name: value for name, value in given.items() if value is not None})
 
 
-def _count(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError("less than 1")
+def _job_count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= (number := int(text)) <= MAX_ACTIVE_JOBS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_ACTIVE_JOBS}")
     return number
 
 
-def _rate(text: str) -> float:
-    if not 0.1 <= (number := float(text)) <= 10_000:
-        raise ValueError("not within 0.1 and 10000")
+def _job_rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not MIN_JOB_RATE <= number <= MAX_JOB_RATE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number from {MIN_JOB_RATE:g} to {MAX_JOB_RATE:g}"
+        )
     return number
 
 

@@ -71,13 +71,15 @@ class Authenticator:
         self._store = store
         self._clock = clock
 
-    def check_service(self, authorization: str | None, path: str, permission: str) -> None:
+    def check_service(
+        self, authorization: str | None, path: str, permission: str | frozenset[str]
+    ) -> None:
         """Let a request pass, or raise.
 
         Args:
             authorization: The ``Authorization`` header.
             path: The path of the request, decoded, for example ``/twins/d1``.
-            permission: What the policy must allow.
+            permission: What the policy must allow; of several, one is enough.
 
         Raises:
             HubError: 401003 for a bad token, 401002 for a policy that lacks the permission.
@@ -93,9 +95,11 @@ class Authenticator:
                 raise SasError("the signature does not fit any key of the policy")
         except SasError as error:
             raise HubError(UNAUTHORIZED, f"Unauthorized: {error}.") from error
-        if permission not in POLICIES[token.policy or ""]:
+        wanted = {permission} if isinstance(permission, str) else permission
+        if not wanted & POLICIES[token.policy or ""]:
+            names = " or ".join(sorted(wanted))
             raise HubError(
-                UNAUTHORIZED_ACCESS, f"The policy {token.policy} does not grant {permission}."
+                UNAUTHORIZED_ACCESS, f"The policy {token.policy} does not grant {names}."
             )
 
     def check_device(self, client_id: str, username: str | None, password: str | None) -> float:

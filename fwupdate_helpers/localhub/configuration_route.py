@@ -50,9 +50,7 @@ class ConfigurationRoute:
         router.add_route("DELETE", one, guarded(self._delete))
 
     async def _list(self, request: web.Request) -> web.Response:
-        top = request.query.get("top", "")
-        limit = int(top) if re.fullmatch(r"[0-9]{1,3}", top) else MAX_CONFIGURATIONS
-        return _json([one.to_json() for one in self._store.all()[: max(limit, 1)]])
+        return _json([one.to_json() for one in self._store.all()[: _top(request)]])
 
     async def _get(self, request: web.Request) -> web.Response:
         return _json(self._store.get(request.match_info["id"]).to_json())
@@ -84,15 +82,27 @@ class ConfigurationRoute:
         return _json(
             {
                 "targetConditionError": target_error(condition, query.check_condition),
-                "customMetricQueryErrors": metric_errors(queries, query.parse),
+                "customMetricQueryErrors": metric_errors(queries, _check_metric),
             }
         )
 
 
+def _top(request: web.Request) -> int:
+    top = request.query.get("top", str(MAX_CONFIGURATIONS))
+    if not re.fullmatch(r"[0-9]{1,3}", top) or not 1 <= int(top) <= MAX_CONFIGURATIONS:
+        raise HubError(ARGUMENT_INVALID, f"top must be within [1; {MAX_CONFIGURATIONS}].")
+    return int(top)
+
+
 def _specification(body: Json, before: Specification | None) -> Specification:
     return read_specification(
-        body, before, check_condition=query.check_condition, check_query=query.parse
+        body, before, check_condition=query.check_condition, check_query=_check_metric
     )
+
+
+def _check_metric(text: str) -> None:
+    if query.parse(text).collection != "devices":
+        raise HubError(ARGUMENT_INVALID, "A metric counts devices: write SELECT … FROM devices.")
 
 
 def _json(content: Any) -> web.Response:

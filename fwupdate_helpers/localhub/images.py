@@ -131,6 +131,10 @@ class ImageStore:
             await self._run(self._delete_file, before.file)
             return image
 
+    def names_one(self, text: str) -> bool:
+        """Tell whether a text holds the token of an image, which is all that reading it needs."""
+        return any(token in text for token in self._images)
+
     async def delete(self, token: str, name: str) -> None:
         """Delete an image; harmless when there is none."""
         async with self._changing:

@@ -1,7 +1,8 @@
 """The routes of scheduled jobs.
 
 Source: azure-iot-hub 2.7's ``jobs_operations.py`` and Microsoft's service.json (2021-04-12); the
-permissions are those that "Schedule and broadcast jobs" (schedule-jobs-python.md) asks for.
+permissions: "Control access to IoT Hub" asks for ServiceConnect, "Schedule and broadcast jobs"
+(schedule-jobs-python.md) for those of the registry, so either will do.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from fwupdate_helpers.localhub.authentication import REGISTRY_READ, REGISTRY_WRITE
+from fwupdate_helpers.localhub.authentication import (
+    REGISTRY_READ,
+    REGISTRY_WRITE,
+    SERVICE_CONNECT,
+)
 from fwupdate_helpers.localhub.error_responses import Handler
 from fwupdate_helpers.localhub.errors import ARGUMENT_INVALID, HubError
 from fwupdate_helpers.localhub.jobs.records import JOB_STATUSES, Job
@@ -20,12 +25,13 @@ from fwupdate_helpers.localhub.jobs.specification import CONTENT
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.query import continuation
 from fwupdate_helpers.localhub.query.continuation import Position
+from fwupdate_helpers.localhub.query_route import read_page_size
 
 Json = dict[str, Any]
 
-MAX_PAGE: Final = 100
-"""Jobs in one answer, as for queries on Azure."""
 _CONTINUATION: Final = "x-ms-continuation"
+_READ: Final = frozenset({SERVICE_CONNECT, REGISTRY_READ})
+_WRITE: Final = frozenset({SERVICE_CONNECT, REGISTRY_WRITE})
 
 
 class JobRoute:
@@ -36,14 +42,14 @@ class JobRoute:
         self._jobs = scheduler.jobs
 
     def add_routes(
-        self, router: web.UrlDispatcher, guarded: Callable[[str, Handler], Handler]
+        self, router: web.UrlDispatcher, guarded: Callable[[frozenset[str], Handler], Handler]
     ) -> None:
-        """Add the routes; `guarded` lets those in who have a permission."""
+        """Add the routes; `guarded` lets those in who have one of some permissions."""
         # Before /jobs/v2/{id}: no job can be read that is called "query".
-        router.add_route("GET", "/jobs/v2/query", guarded(REGISTRY_READ, self._query))
-        router.add_route("GET", "/jobs/v2/{id}", guarded(REGISTRY_READ, self._get))
-        router.add_route("PUT", "/jobs/v2/{id}", guarded(REGISTRY_WRITE, self._create))
-        router.add_route("POST", "/jobs/v2/{id}/cancel", guarded(REGISTRY_WRITE, self._cancel))
+        router.add_route("GET", "/jobs/v2/query", guarded(_READ, self._query))
+        router.add_route("GET", "/jobs/v2/{id}", guarded(_READ, self._get))
+        router.add_route("PUT", "/jobs/v2/{id}", guarded(_WRITE, self._create))
+        router.add_route("POST", "/jobs/v2/{id}/cancel", guarded(_WRITE, self._cancel))
 
     async def _create(self, request: web.Request) -> web.Response:
         body = loads_object(await request.read())
@@ -61,7 +67,10 @@ class JobRoute:
         question = f"jobs {job_type} {status}"
         before = continuation.read(request.headers.get(_CONTINUATION), question)
         jobs, last = self._jobs.page(
-            job_type=job_type, status=status, size=_page_size(request), after=before.after
+            job_type=job_type,
+            status=status,
+            size=read_page_size(request.headers),
+            after=before.after,
         )
         content: Json = {"type": "jobResponse", "items": [self._json(job) for job in jobs]}
         headers = {"x-ms-item-type": "jobResponse"}
@@ -83,10 +92,3 @@ def _one_of(request: web.Request, name: str, known: Collection[str]) -> str | No
     if given is not None and given not in known:
         raise HubError(ARGUMENT_INVALID, f"{name} must be one of {', '.join(sorted(known))}.")
     return given
-
-
-def _page_size(request: web.Request) -> int:
-    given = request.headers.get("x-ms-max-item-count", str(MAX_PAGE))
-    if not given.isascii() or not given.isdigit() or not int(given[:9]) >= 1:
-        raise HubError(ARGUMENT_INVALID, "x-ms-max-item-count must be a whole number from 1.")
-    return min(int(given[:9]), MAX_PAGE)

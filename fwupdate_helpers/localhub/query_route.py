@@ -6,7 +6,7 @@ Source: the operation ``get_twins`` of azure-iot-hub 2.7 and Microsoft's service
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -39,7 +39,7 @@ class QueryRoute:
         page = query.run(
             self._database,
             text,
-            page_size=_page_size(request.headers.get(_PAGE_SIZE)),
+            page_size=read_page_size(request.headers),
             continuation=request.headers.get(_CONTINUATION),
         )
         headers = {_ITEM_TYPE: page.item_type}
@@ -50,7 +50,9 @@ class QueryRoute:
         )
 
 
-def _page_size(header: str | None) -> int:
+def read_page_size(headers: Mapping[str, str]) -> int:
+    """Return how many items a client wants on a page at most; raise `HubError` 400004."""
+    header = headers.get(_PAGE_SIZE)
     if header is None:
         return query.DEFAULT_PAGE
     if not re.fullmatch(r"[0-9]{1,9}", header.strip()) or int(header) == 0:

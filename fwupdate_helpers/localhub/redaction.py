@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from itertools import takewhile
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 MAX_BODY: Final = 2048
 """Characters that are kept of a body."""
@@ -34,19 +35,32 @@ IDENTITY_FIELDS: Final = frozenset(
 """What is kept of a device identity."""
 
 _SECRET_NAME: Final = re.compile(
-    r"key|token|secret|passw|pwd|signature|thumbprint|credential|connection_?string|authoriz"
-    r"|certificate|\bsas|sas\b|sig\b|x509",
+    r"key|token|secret|passw|passcode|passphrase|pwd|signature|thumbprint|credential"
+    r"|connection_?string|authoriz|certificate|\bsas|sas\b|sig\b|x509",
     re.IGNORECASE,
 )
+_SHORT_NAMES: Final = frozenset(("auth", "otp", "pass", "pin", "psk", "pw"))
+"""Secrets where they are a word of their own in a name: not in pinned, passed or author."""
+_SHORT_NAME: Final = re.compile("|".join(_SHORT_NAMES), re.IGNORECASE)
+_WORD_OF_A_NAME: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _EQUALS: Final = r"(?:=|%(?:25)*3D)"
 _SECRET_TEXT: Final = re.compile(
     rf"((?:key|sig|skn|token|secret|password|pwd|signature){_EQUALS}"
-    r"|(?:SharedAccessSignature|Bearer)(?:\s|%(?:25)*20))[^\s;&'\"]+"
+    r"|(?:SharedAccessSignature|Bearer)(?:\s|%(?:25)*20)"
+    rf"|(?<![A-Za-z])(?:{'|'.join(sorted(_SHORT_NAMES))}){_EQUALS}"
+    rf"|(?:[?&]|%(?:25)*(?:3F|26))code{_EQUALS}"  # a key of Azure Functions, or of a sign-in
+    r"|(?:password|passwd|passcode|passphrase|pwd|secret|token|api.?key|(?<![A-Za-z])"
+    rf"(?:{'|'.join(sorted(_SHORT_NAMES))}))['\"]?\s*:\s*['\"]?"
+    r")[^\s;&'\"]+"
     r"|((?:/|%(?:25)*2F)(?:firmware|images)(?:/|%(?:25)*2F))[^/\s'\"?]+"  # its token
     r"|(://)[^\s/@'\"]{1,512}(?=@)"  # a user's name and password
     # A key of 16 to 64 bytes, or a signature: base64, also as it stands in an address.
     r"|()(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+/]|%(?:25)*2[BF]){20,100}"
     rf"{_EQUALS}{{1,2}}(?![A-Za-z0-9=])",
+    re.IGNORECASE,
+)
+_BASIC: Final = re.compile(
+    r"(\bBasic(?:\s|%(?:25)*20)+)((?:[A-Za-z0-9+/_-]|%(?:25)*2[BF])+)(?:=|%(?:25)*3D)*",
     re.IGNORECASE,
 )
 _WORD: Final = re.compile(r"[A-Za-z0-9+/_%-]{20,}")
@@ -56,12 +70,35 @@ _PART_OF_AN_ADDRESS: Final = re.compile(
     r"devices|twins|methods|query|firmware|jobs|v2|configurations|modules|[$]iothub|twin|GET|POST"
     r"|PATCH|res|properties|reported|desired|messages|events|devicebound|#|-?[0-9]{0,10}"
 )
+_SIGNS: Final = (_SECRET_NAME, _SHORT_NAME, _SECRET_TEXT, _BASIC)
 _SHOWN_IN_A_QUERY: Final = ("$rid", "$version", "top")
 
 
 def mask_text(text: str) -> str:
     """Replace what has the shape of a key, a signature, a password or an image's address."""
-    return _SECRET_TEXT.sub(_without_secret, text)
+    return _BASIC.sub(_without_basic, _SECRET_TEXT.sub(_without_secret, text))
+
+
+def _without_basic(found: re.Match[str]) -> str:
+    """Mask a user's name and password as HTTP sends them, and no word that follows "basic"."""
+    text = unquote(unquote(found[2])).translate(str.maketrans("-_", "+/"))
+    try:
+        pair = b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        return found[0]
+    return found[1] + HIDDEN if b":" in pair else found[0]
+
+
+def _is_secret_name(name: str) -> bool:
+    """Tell whether a name tells of a secret.
+
+    >>> [_is_secret_name(name) for name in ("primaryKey", "wifiPsk", "PIN", "pinned", "author")]
+    [True, True, True, False, False]
+    """
+    if _SECRET_NAME.search(name):
+        return True
+    words = _WORD_OF_A_NAME.findall(name) if _SHORT_NAME.search(name) else ()
+    return any(word.lower() in _SHORT_NAMES for word in words)
 
 
 def _without_secret(found: re.Match[str]) -> str:
@@ -142,7 +179,7 @@ def mask_body(body: bytes, *, fields: frozenset[str] | None = None, keep: str = 
 
 
 def _is_suspicious(text: str) -> bool:
-    if "\\" in text or _SECRET_NAME.search(text) or _SECRET_TEXT.search(text):
+    if "\\" in text or any(sign.search(text) for sign in _SIGNS):
         return True  # behind a backslash a name may hide: \u004b is a K
     return any(_LIKE_A_SECRET.match(word) for word in _WORD.findall(text))
 
@@ -176,7 +213,7 @@ class _Masking:
         return content
 
     def _value(self, name: str, value: Any) -> Any:
-        named = _SECRET_NAME.search(name) if self._fields is None else name not in self._fields
+        named = _is_secret_name(name) if self._fields is None else name not in self._fields
         return HIDDEN if named and value else self.of(value)
 
     def _text(self, text: str) -> str:

@@ -138,6 +138,7 @@ class _LocalHub:
         tls.ensure_certificates(self._state, listeners.address)
         context = tls.server_context(self._state)
         images = ImageStore(self._state.images, _utc_now)
+        self._trace.hide_images(images.names_one)
         database = Database(self._state.database, _utc_now)
         try:
             await self._serve(listeners, config, database, images, context, on_ready)
@@ -178,17 +179,18 @@ class _LocalHub:
             methods,
             images,
             authenticator,
-            queries=QueryRoute(database),
             jobs=JobRoute(jobs),
             configurations=ConfigurationRoute(
                 configurations, changed=evaluations.configurations_changed
             ),
+            queries=QueryRoute(database),
             trace=self._trace,
             faults=self._faults,
             about=lambda: self._about(devices, store, database),
             stop=self._stopping.set,
             used=self._note_use,
         )
+        jobs.resume()  # before anybody can add one
         runner = web.AppRunner(
             services.application(),
             access_log=None,
@@ -201,7 +203,6 @@ class _LocalHub:
             devices.new_connection, sock=listeners.device, ssl=context, ssl_handshake_timeout=10
         )
         await web.SockSite(runner, listeners.service, ssl_context=context).start()
-        jobs.resume()
         try:
             with _stop_signals(loop, self._stopping):
                 self._announce(listeners, on_ready)

@@ -86,8 +86,9 @@ class ServiceEndpoint:
     """The REST API over a store, the published images and the device endpoint.
 
     Args:
-        queries: The route that answers queries.
         jobs: The routes of scheduled jobs.
+        queries: The route that answers queries.
+        configurations: The routes of automatic device configurations.
         trace: Where requests and answers are noted.
         about: Returns what ``GET /$localhub/status`` answers.
         stop: Called by ``POST /$localhub/stop``.
@@ -102,9 +103,9 @@ class ServiceEndpoint:
         images: ImageStore,
         authenticator: Authenticator,
         *,
-        queries: QueryRoute,
         jobs: JobRoute,
         configurations: ConfigurationRoute,
+        queries: QueryRoute,
         trace: WireTrace,
         faults: WireFaults,
         about: Callable[[], Json],
@@ -117,8 +118,8 @@ class ServiceEndpoint:
         self._twins = TwinChanges(store, devices)
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
-        self._query_route = queries
         self._job_route = jobs
+        self._query_route = queries
         self._faults = faults
         self._configuration_route = configurations
         self._registry_route = RegistryRoute(store, devices)
@@ -144,9 +145,9 @@ class ServiceEndpoint:
         route("POST", "/twins/{id}/methods", self._guarded(SERVICE_CONNECT, self._invoke_method))
         route("GET", "/$localhub/status", self._guarded(SERVICE_CONNECT, self._get_status))
         route("POST", "/$localhub/stop", self._guarded(REGISTRY_WRITE, self._post_stop))
-        self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._job_route.add_routes(app.router, self._guarded)
         self._configuration_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
+        self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
@@ -155,7 +156,7 @@ class ServiceEndpoint:
         route("*", "/{anything:.*}", self._guarded(SERVICE_CONNECT, _no_such_route))
         return app
 
-    def _guarded(self, permission: str, handler: Handler) -> Handler:
+    def _guarded(self, permission: str | frozenset[str], handler: Handler) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
             self._authenticator.check_service(
                 request.headers.get("Authorization"), request.path, permission

@@ -7,6 +7,7 @@ Source: Microsoft's "Understand and use device twins in IoT Hub" (iot-hub-devgui
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ MAX_BYTES: Final = {"tags": 8 * 1024, "desired": 32 * 1024, "reported": 32 * 102
 MAX_INTEGER: Final = 4503599627370495
 MIN_INTEGER: Final = -4503599627370496
 
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _METADATA = "$metadata"
 _VERSION = "$version"
 _LAST_UPDATED = "$lastUpdated"
@@ -302,7 +304,7 @@ _READ_ONLY = (_METADATA, _VERSION)
 def _check_key(section: str, key: str) -> None:
     if not key or len(key.encode()) > MAX_KEY_BYTES:
         raise _invalid(section, f"has a key that is empty or over {MAX_KEY_BYTES} bytes")
-    if any(character in ".$ " or _is_control(character) for character in key):
+    if _CONTROLS.search(key) or any(character in ".$ " for character in key):
         raise _invalid(section, f"has the key {key!r}; no '.', '$', space or control character")
 
 
@@ -331,14 +333,10 @@ def _size(value: Any) -> int:
     if isinstance(value, list):
         return sum(map(_size, value))
     if isinstance(value, str):
-        return sum(len(c.encode()) for c in value if not _is_control(c))
+        return len(_CONTROLS.sub("", value).encode())
     if isinstance(value, bool):
         return 4
     return 0 if value is None else 8
-
-
-def _is_control(character: str) -> bool:
-    return character < " " or "\x7f" <= character <= "\x9f"
 
 
 def _invalid(section: str, problem: str) -> HubError:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from fwupdate_helpers.localhub.jsontext import timestamp
 from fwupdate_helpers.localhub.redaction import (
+    HIDDEN,
     IDENTITY_FIELDS,
     mask_address,
     mask_body,
@@ -92,6 +93,15 @@ class WireTrace:
         self._rows: deque[Json] = deque(maxlen=rows)
         self._new: list[tuple[int, datetime, Message]] = []
         self._told: dict[bytes, str] = {}
+        self._names_image: Callable[[str], bool] = lambda text: False
+
+    def hide_images(self, names_image: Callable[[str], bool]) -> None:
+        """Show no device id that holds the address of an image, whoever makes one up.
+
+        Args:
+            names_image: Tells whether a text holds one.
+        """
+        self._names_image = names_image
 
     def add(self, message: Message) -> int | None:
         """Keep a message without its secrets; return its number, or None when tracing is off."""
@@ -142,12 +152,15 @@ class WireTrace:
 
     def _take_in(self) -> None:
         new, self._new = self._new, []
-        self._rows.extend(_row(*one) for one in new)
+        for number, at, message in new:
+            hides = self._names_image(message.device_id)
+            shown_id = HIDDEN if hides else mask_id(message.device_id)
+            self._rows.append(_row(number, at, message, device_id=shown_id))
 
 
-def _row(number: int, at: datetime, message: Message) -> Json:
-    device_id = mask_id(message.device_id)
-    address = mask_address(message.address, device_id=message.device_id)
+def _row(number: int, at: datetime, message: Message, *, device_id: str) -> Json:
+    own = "" if device_id == HIDDEN else message.device_id
+    address = mask_address(message.address, device_id=own)
     fields = IDENTITY_FIELDS if message.kind == "identity" else None
     words = (message.what, address, mask_text(message.reason)[:_MAX_REASON])
     return {

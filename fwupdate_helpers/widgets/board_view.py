@@ -184,12 +184,12 @@ def _message(look: BoardLook, state: str) -> Note:
         return Note("Check the condition: the hub has no device that it holds for.")
     if look.seconds > 5:
         seconds = format_seconds(look.seconds)
-        return Note(f"The hub grants few queries, so the fleet is read every {seconds} only.")
-    waiting = sum(not row.has_ended for row in look.rows or ())
+        why = "the hub grants few queries, or its answers take long"
+        return Note(f"The fleet is read every {seconds} only: {why}.")
     if state == STILL:
-        return Note(
-            f"{waiting:,} have not begun: they are of a later wave, or could not be reached."
-        )
+        waiting = sum(not row.has_ended for row in look.rows or ())
+        told = "1 device has" if waiting == 1 else f"{waiting:,} devices have"
+        return Note(f"{told} not begun: of a later wave, switched off, or not reached.")
     return _NO_NOTE
 
 

@@ -121,11 +121,13 @@ class BoardWidgets:
     def _offer(self, rows: Sequence[FleetRow], chosen: str | None) -> None:
         """Fill the list; the device that was chosen stays so as long as it is in it."""
         options = device_options(rows, self.search.value)
-        if options == list(self.chooser.options):
-            return
         kept = chosen if chosen in [device for _, device in options] else None
+        is_as_before = options == list(self.chooser.options)
+        if is_as_before and kept == self.chooser.value:
+            return
         with self._filling(), self.chooser.hold_sync():
-            self.chooser.options = options
+            if not is_as_before:
+                self.chooser.options = options
             self.chooser.value = kept
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 _DPI: Final = 130
 _PAUSE_SECONDS: Final = 1.0
 _PAUSE_SHARE: Final = 4.0
-"""Drawing takes no more than a fifth of the time, however slow the computer is."""
+"""Drawing takes no more than a fifth of the time, unless the computer is very slow."""
+_LONGEST: Final = 10.0
 
 
 def fleet_png(rows: Sequence[FleetRow], title: str) -> tuple[bytes, str]:
@@ -52,8 +54,9 @@ class FleetPicture:
     def draw(self, view: BoardView) -> None:
         """Draw the view's fleet and show it."""
         self._shown = view.rows  # what cannot be drawn is not tried again and again
+        import_module("fwupdate_helpers.fleet_figures.swimlanes")  # once, so it is not to be paced
         began = self._clock()
         png, alt_text = fleet_png(view.rows, view.title)
         took = self._clock() - began
-        self._next = began + max(_PAUSE_SECONDS, (1 + _PAUSE_SHARE) * took)
+        self._next = began + min(_LONGEST, max(_PAUSE_SECONDS, (1 + _PAUSE_SHARE) * took))
         self._show(png, alt_text)

@@ -356,7 +356,7 @@ def _hint(state: str, timeline: UpdateTimeline | None, reported: contract.Json) 
 def error_words(error: Exception, widget: str = "panel") -> str:
     """Tell what happened and what to do about it, without what may be secret."""
     if isinstance(error, UpdateRejected) and _code(error) == "busy":
-        return f"{error} Wait for its end, or press Cancel."
+        return f"{error} Or press Cancel."
     if isinstance(error, FirmwareUpdateError):
         return str(error)
     # Its text is not ours, and may hold anything.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ LONG = 3600.0
 SECOND, THIRD = desired_firmware("test.com", "2.0.0"), desired_firmware("test.com", "3.0.0")
 
 
+until = partial(wait_for, seconds=60)
+
+
 @pytest.fixture
 def publisher(hub_process: HubProcess, tmp_path: Path) -> Iterator[Publisher]:
     with hub_of(hub_process) as hub:
@@ -63,12 +67,12 @@ class Service:
     def end_of(self, update_id: str) -> Json:
         """Wait for the end, good or bad, and return the reported properties."""
         with suppress(UpdateFailed):
-            wait_for_update(self.registry, self.device_id, update_id, interval=0.02, timeout=30)
+            wait_for_update(self.registry, self.device_id, update_id, interval=0.02, timeout=60)
         return self.twin
 
     def seen(self, update_id: str) -> Json:
         """Wait until the update has begun, and return the reported properties."""
-        wait_for(lambda: self.twin.get("firmwareUpdate", {}).get("updateId") == update_id)
+        until(lambda: self.twin.get("firmwareUpdate", {}).get("updateId") == update_id)
         return self.twin
 
     @property
@@ -90,7 +94,7 @@ def version_known(device: SimulatedDevice) -> int:
 def got(device: SimulatedDevice, service: Service) -> None:
     """Wait until the device has got the desired properties as they are now."""
     version = service.registry.get_twin(service.device_id).properties.desired["$version"]
-    wait_for(lambda: version_known(device) == version)
+    until(lambda: version_known(device) == version)
 
 
 @pytest.fixture
@@ -109,7 +113,7 @@ def test_an_image_is_installed_because_it_is_desired_and_is_not_installed_twice(
     board = publisher.board()
     with make(board=board) as device:
         update_id = service.desire(content)
-        wait_for_update(service.registry, service.device_id, update_id, interval=0.02, timeout=30)
+        wait_for_update(service.registry, service.device_id, update_id, interval=0.02, timeout=60)
         assert board.power_up().version == "2.0.0"
         reports = [event.kind for event in device.events].count("reported")
         assert reports == 1 + 6, "as many as for a direct method"
@@ -191,7 +195,7 @@ def test_a_patch_that_got_lost_is_made_good(
         with device:
             lost = line.lose(PUBLISH, "$iothub/twin/PATCH/properties/desired/", cut=cut)
             update_id = service.desire(SECOND)
-            wait_for(lambda: lost.lost == 1)
+            until(lambda: lost.lost == 1)
             if not cut:  # the next one tells that one is missing
                 assert "firmwareUpdate" not in service.twin
                 service.desire(SECOND, other=1)
@@ -203,7 +207,8 @@ def test_a_patch_that_got_lost_is_made_good(
 def test_while_an_update_runs_the_newest_desire_waits_and_a_method_is_answered_409(
     make: NewDevice, service: Service
 ) -> None:
-    device = make(stage_seconds=LONG).start()
+    device = make(stage_seconds=LONG)
+    device.start()
     first = service.desire(SECOND)
     assert service.seen(first)["firmware"]["pendingFwVersion"] == "2.0.0"
     with pytest.raises(UpdateRejected) as refused:
@@ -220,10 +225,20 @@ def test_while_an_update_runs_the_newest_desire_waits_and_a_method_is_answered_4
     starts = [event for event in device.events if event.kind == "starting"]
     assert len(starts) == 2, "the one in between was overtaken"
 
-    device.stop()  # it begins anew after the next start: it has nothing to resume from
+
+@pytest.mark.parametrize("end", [SimulatedDevice.stop, SimulatedDevice.power_cut])
+def test_without_a_board_there_is_nothing_to_resume_from_so_the_update_begins_anew(
+    end: Callable[[SimulatedDevice], None], make: NewDevice, service: Service
+) -> None:
+    device = make(stage_seconds=LONG).start()
+    update_id = service.desire(SECOND)
+    service.seen(update_id)
+    end(device)
     assert contract.open_stage(service.twin) is not None
     with make():
-        assert service.end_of(newest)["firmware"]["currentFwVersion"] == "3.0.0"
+        twin = wait_for_update(service.registry, service.device_id, update_id, timeout=60)
+    firmware = twin.properties.reported["firmware"]
+    assert (firmware["currentFwVersion"], firmware["fwUpdateStatus"]) == ("2.0.0", "current")
 
 
 def test_an_update_that_was_cancelled_is_not_begun_again(make: NewDevice, service: Service) -> None:
@@ -240,7 +255,7 @@ def test_an_update_that_was_cancelled_is_not_begun_again(make: NewDevice, servic
     with make():
         update = invoke_firmware_update(service.registry, service.device_id, version="2.0.0")
         service.end_of(update.update_id)
-        wait_for(lambda: desired_outcome(service.twin, update_id) == "current")
+        until(lambda: desired_outcome(service.twin, update_id) == "current")
         assert "fwUpdateSubstatus" not in service.twin["firmware"]
 
 
@@ -273,8 +288,8 @@ def test_an_update_that_loses_its_power_goes_on_as_what_is_desired(
     device = make(board=board).start()
     device.cut_power_at(stage)
     update_id = service.desire(desired_firmware(publisher.publish("2.0.0"), "2.0.0"))
-    assert device.events.wait_for("power-cut", timeout=20)
-    wait_for(lambda: not device.is_running)
+    assert device.events.wait_for("power-cut", timeout=60)
+    until(lambda: not device.is_running)
     with make(board=board):
         twin = service.end_of(update_id)
     assert twin["firmwareUpdate"]["recovery"]["action"] == "resumed"
@@ -284,6 +299,22 @@ def test_an_update_that_loses_its_power_goes_on_as_what_is_desired(
     )
 
 
+def test_an_update_that_hung_is_not_begun_again(
+    make: NewDevice, publisher: Publisher, service: Service
+) -> None:
+    board = publisher.board(watchdog_seconds=0.1)
+    device = make(board=board)
+    device.faults.hang_while_applying()
+    with device:
+        content = desired_firmware(publisher.publish("2.0.0"), "2.0.0")
+        twin = service.end_of(service.desire(content))
+        assert twin["firmware"]["fwUpdateSubstatus"].startswith("watchdogReset: ")
+        service.desire(content, other=1)
+        until(lambda: device._life is not None)
+        got(device, service)
+        assert service.twin["firmwareUpdate"] == twin["firmwareUpdate"]
+
+
 def test_what_is_removed_is_left_alone_and_what_comes_back_is_tried_again(
     make: NewDevice, service: Service
 ) -> None:
@@ -291,10 +322,10 @@ def test_what_is_removed_is_left_alone_and_what_comes_back_is_tried_again(
         refused = service.end_of(service.desire(SECOND))
         service.desire(None)
         got(device, service)
-        wait_for(lambda: "fwUpdateId" not in service.twin["firmware"])
+        until(lambda: "fwUpdateId" not in service.twin["firmware"])
         assert service.twin["firmwareUpdate"] == refused["firmwareUpdate"]
         again = service.desire(SECOND)
-        wait_for(lambda: desired_outcome(service.twin, again) == "error")
+        until(lambda: desired_outcome(service.twin, again) == "error")
     assert [event.kind for event in device.events].count("failed") == 2
 
 

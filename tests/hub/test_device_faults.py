@@ -100,6 +100,19 @@ def _begin_and_lose(service: Service) -> str:
     return "cut-at-once"
 
 
+def test_a_board_that_fails_the_self_test_rolls_each_image_back_until_it_is_mended(
+    device: SimulatedDevice, service: Service
+) -> None:
+    device.faults.fail_self_test()
+    assert repr(device.faults) == "DeviceFaults(self-test fails)"
+    for _ in range(2):
+        twin = service.update()
+        assert (code(twin), twin["firmware"]["currentFwVersion"]) == ("selfTestFailed", "1.0.0")
+    device.faults.clear()
+    twin = service.update()
+    assert (code(twin), twin["firmware"]["currentFwVersion"]) == (None, "2.0.0")
+
+
 def test_a_power_cut_leaves_the_twin_at_the_stage_where_it_came(
     device: SimulatedDevice, service: Service, registry: IoTHubRegistryManager
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import ipywidgets
@@ -17,12 +18,13 @@ from fwupdate_helpers.queries import twin_pages, twins_query
 from fwupdate_helpers.retries import RetryPolicy
 from fwupdate_helpers.widgets.fleet_board import BoardTimeout
 from fwupdate_helpers.widgets.fleet_reader import AZURE_PAGES_PER_MINUTE, FleetReader
+from tests import rest
 from tests.fleets import RawFleet
 from tests.images import hub_of
 from tests.raw_mqtt import OpenDevice
-from tests.rest import wait_for
 from tests.support import HubProcess
 
+wait_for = partial(rest.wait_for, seconds=60)
 NewBoard = Callable[..., FleetBoard]
 
 
@@ -149,7 +151,7 @@ def test_the_board_shows_a_rollout_from_its_begin_to_its_end(
         devices.end(number, "hashMismatch" if number == 3 else None)
     paused = board.wait_for("no update runs")
     assert (paused.percent, paused.counts["failed"]) == (66, 1)
-    assert "2 have not begun" in paused.message.text
+    assert "2 devices have not begun" in paused.message.text
     for number in (4, 5):
         devices.begin(number)
         devices.end(number)
@@ -178,6 +180,7 @@ def test_a_device_that_is_chosen_is_shown_with_its_timeline_and_its_last_error(
 
     board.choose(devices.device_ids[0])
     wait_for(lambda: f"<b>{devices.device_ids[0]}</b>" in shown(board.widget))
+    wait_for(lambda: bool(chooser.value == devices.device_ids[0]))
     devices.end(0)
     wait_for(lambda: 'alt="Update completed in' in shown(board.widget))
     board.wait_for(lambda view: view.counts["completed"] == 1)

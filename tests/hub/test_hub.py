@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import pytest
 from azure.iot.device import IoTHubDeviceClient
-from azure.iot.hub import IoTHubRegistryManager
+from azure.iot.hub import IoTHubConfigurationManager, IoTHubRegistryManager
 
 from fwupdate_helpers import hub as hub_module
 from fwupdate_helpers.connection_string import Secret
@@ -86,6 +86,8 @@ def test_a_connection_string_in_the_environment_selects_azure_without_any_networ
         assert isinstance(hub.registry, IoTHubRegistryManager)
         assert hub.registry.protocol.config.connection.verify is True
         assert hub.registry.protocol.config.proxies.use_env_settings is True
+        assert isinstance(hub.configurations, IoTHubConfigurationManager)
+        assert hub.configurations.protocol.config.connection.verify is True
     assert not no_network.exists(), "no local hub was started"
 
 

@@ -42,13 +42,13 @@ OPERATIONS = {
     "change a twin": ("PATCH", "/twins/nobody", {}, SERVICE),
     "replace a twin": ("PUT", "/twins/nobody", {}, SERVICE),
     "call a method": ("POST", "/twins/nobody/methods", {"methodName": "m"}, SERVICE),
-    "query": ("POST", "/devices/query", {"query": "SELECT * FROM devices"}, SERVICE),
     "write many devices": ("POST", "/devices", b"no json", WRITE),
     "count the devices": ("GET", "/statistics/devices", None, READ),
     "count the connections": ("GET", "/statistics/service", None, SERVICE),
     "list configurations": ("GET", "/configurations", None, SERVICE),
     "write a configuration": ("PUT", "/configurations/nobody", b"no json", SERVICE),
     "delete a configuration": ("DELETE", "/configurations/nobody", None, SERVICE),
+    "query": ("POST", "/devices/query", {"query": "SELECT * FROM devices"}, SERVICE),
     "look at the hub": ("GET", "/$localhub/status", None, SERVICE),
 }
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any
@@ -62,11 +61,11 @@ def twin_job(condition: str, **fields: Any) -> JobRequest:
 
 
 def device_jobs(hub: HubProcess, job_id: str) -> dict[str, Json]:
-    """Return a job's parts by device, as the hub keeps them."""
-    with closing(sqlite3.connect(f"file:{hub.state_dir / 'hub.db'}?mode=ro", uri=True)) as database:
-        database.row_factory = sqlite3.Row
-        rows = database.execute("SELECT * FROM device_jobs WHERE job_id = ?", (job_id,)).fetchall()
-    return {row["device_id"]: dict(row) for row in rows}
+    """Return a job's parts by device, as the query language shows them."""
+    query = f"SELECT * FROM devices.jobs WHERE devices.jobs.jobId = '{job_id}'"
+    reply = call(hub, "POST", "/devices/query", {"query": query})
+    assert reply.status == 200, reply.text
+    return {row["deviceId"]: row for row in reply.content}
 
 
 def states(hub: HubProcess, job_id: str) -> dict[str, str]:
@@ -74,7 +73,7 @@ def states(hub: HubProcess, job_id: str) -> dict[str, str]:
 
 
 def error_code(hub: HubProcess, job_id: str, device_id: str) -> str:
-    return str(json.loads(device_jobs(hub, job_id)[device_id]["error"])["code"])
+    return str(device_jobs(hub, job_id)[device_id]["error"]["code"])
 
 
 def ended(jobs: IoTHubJobManager, job_id: str) -> Any:
@@ -133,10 +132,12 @@ def test_a_method_job_reaches_devices_now_and_those_that_come_later(
     assert job.status == "completed"
     assert counts(job) == {"device_count": 3, "succeeded_count": 3}
     assert job.created_time <= job.start_time <= job.end_time
-    outcome = json.loads(device_jobs(hub_process, device_id)[refuses]["outcome"])
-    assert outcome == {
-        "deviceMethodResponse": {"status": 404, "payload": {"why": "no such method"}}
-    }
+    row = device_jobs(hub_process, device_id)[refuses]
+    response = {"status": 404, "payload": {"why": "no such method"}}
+    assert row["outcome"] == {"deviceMethodResponse": response}
+    assert (row["jobId"], row["jobType"]) == (device_id, "scheduleDeviceMethod")
+    assert row["createdDateTimeUtc"] < row["startTimeUtc"] < row["endTimeUtc"]
+    assert row["lastUpdatedDateTimeUtc"] == row["endTimeUtc"]
 
 
 def test_a_device_of_the_sdk_takes_part(
@@ -294,9 +295,12 @@ def test_a_body_that_is_no_job_is_refused(
     assert_error(call(hub_process, "PUT", f"/jobs/v2/{device_id}", body), code, name)
 
 
-def test_jobs_need_the_permissions_of_the_registry(hub_process: HubProcess) -> None:
+def test_jobs_need_service_connect_or_the_permissions_of_the_registry(
+    hub_process: HubProcess,
+) -> None:
     for policy, reads, writes in (
-        ("service", 401, 401),
+        ("device", 401, 401),
+        ("service", 404, 400),
         ("registryRead", 404, 401),
         ("registryReadWrite", 404, 400),
     ):

@@ -90,7 +90,7 @@ class Conversation:
         self.sdk(registry.get_device, "unknown")
         self.sdk(registry.update_twin, "d1", Twin(tags={"a.b": keys[0]}))
         self.sdk(registry.invoke_device_method, "d1", CloudToDeviceMethod(method_name="m"))
-        self.sdk(registry.get_device_registry_statistics)
+        self.sdk(registry.get_modules, "d1")
 
     def device_sdk(self) -> None:
         string = device_connection_string(self.hub, "d2")

@@ -1,4 +1,4 @@
-"""The update panel in a real kernel that is busy: what its front end hears meanwhile."""
+"""Panel and board in a real kernel that is busy: what their front ends hear meanwhile."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from nbclient import NotebookClient
 from tests.notebook_runs import kernel_for, text_of
 
 MAKE = """
-from fwupdate_helpers import SimulatedDevice, UpdatePanel, connect_hub
+from fwupdate_helpers import FleetBoard, SimulatedDevice, UpdatePanel, connect_hub
 
 hub = connect_hub()
 string = hub.device_connection_string(hub.device_id("busy"))
 device = SimulatedDevice(string, stage_seconds=0.3, **hub.device_options).start()
 panel = UpdatePanel(hub, device, interval=0.05)
+board = FleetBoard(hub, f"deviceId = '{device.device_id}'", interval=0.05)
 panel
 """
 WAIT = """
 panel.start_button.click()
+board.wait_for("all updates ended")
 panel.wait_for("completed").text
 """
 CLOSE = """
 panel.close()
+board.close()
 device.stop()
 hub.delete_device(device.device_id)
 hub.close()
@@ -49,7 +52,7 @@ def run(client: NotebookClient, number: int) -> list[Any]:
     return heard
 
 
-def test_the_panel_moves_while_a_cell_keeps_the_kernel_busy() -> None:
+def test_panel_and_board_move_while_a_cell_keeps_the_kernel_busy() -> None:
     cells = [nbformat.v4.new_code_cell(code) for code in (MAKE, WAIT, CLOSE)]
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"file": "busy.ipynb"})
     with kernel_for(notebook) as client:
@@ -59,4 +62,5 @@ def test_the_panel_moves_while_a_cell_keeps_the_kernel_busy() -> None:
         lines = [line for value in heard for line in re.findall(r"[\w ]+ · \d+ % · [^<]+", value)]
         assert len(set(lines)) > 1, heard
         assert "completed in" in "".join(heard), "before the cell was over"
+        assert "all updates ended" in "".join(heard)
         run(client, 2)

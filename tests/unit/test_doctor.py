@@ -439,6 +439,14 @@ def test_a_python_that_is_too_old_can_read_the_check_that_tells_so(file: Path) -
 
 # -- how a report shows ------------------------------------------------------------------------
 
+
+def test_a_table_without_anything_to_do_has_no_column_for_it() -> None:
+    fine = Line("a", "A", ok("3.11"), 0.0)
+    assert "what to do" not in Report([fine], {})._repr_html_()
+    old = Line("b", "B", warning("old", "renew it"), 0.0)
+    assert "what to do" in Report([fine, old], {})._repr_html_()
+
+
 LONG = "six <1.16>" + " and more" * 20
 REPORT = Report(
     [

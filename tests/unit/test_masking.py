@@ -32,13 +32,23 @@ from fwupdate_helpers.localhub.wiretrace import DEVICE, HUB, Message, WireTrace
         "SharedAccessSignature sr=h/devices/d",
         "/firmware/AbCdEf-GhIjKl_MnOpQrSt",
         "/$localhub/images/AbCdEf-GhIjKl_MnOpQrSt",
+        "Basic dXNlcjpwYXNzd29yZA==",
+        "Basic%20dTpw",
+        "password: cd/gh",
+        "the dbPassword : 'cd",
+        "pin: 4711cd",
+        "auth=cdgh",
+        "https://h.example/api?code=cd-gh",
+        "https%3A%2F%2Fh.example%2Fapi%3Fcode%3Dcdgh",
     ],
 )
 def test_a_secret_is_masked_to_its_end(secret: str) -> None:
     shown = mask_text(f"GET {secret} HTTP/1.1")
     assert shown.startswith("GET ")
     assert shown.endswith("*** HTTP/1.1")
-    assert not any(part in shown for part in ("cd", "gh", "ef", "h/dev", "GhIjKl", "QrSt"))
+    assert not any(
+        part in shown for part in ("cd", "gh", "ef", "h/dev", "GhIjKl", "QrSt", "dXNl", "dTpw")
+    )
 
 
 def test_the_values_of_names_that_tell_of_a_secret_are_not_kept_at_any_depth() -> None:
@@ -47,6 +57,22 @@ def test_the_values_of_names_that_tell_of_a_secret_are_not_kept_at_any_depth() -
     shown = mask_body(body)
     assert not any(secret in shown for secret in ("a1", "b2", "c3", "d4"))
     assert '"n":1' in shown and '"symmetricKey":"***"' in shown
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["auth", "basicAuth", "pass", "db_pass", "wifiPsk", "PSK", "pin", "simPIN", "PIN2", "pw"],
+)
+def test_a_short_name_of_a_secret_is_known_as_a_word_of_its_own(name: str) -> None:
+    assert mask_body(json.dumps({"a": {name: "4711"}}).encode()) == f'{{"a":{{"{name}":"***"}}}}'
+
+
+@pytest.mark.parametrize(
+    "name", ["pinned", "passed", "author", "spin", "opinion", "compass", "bypassed", "Pinot"]
+)
+def test_a_word_that_only_holds_such_a_name_hides_nothing(name: str) -> None:
+    body = json.dumps({"a": {name: "4711"}}, separators=(",", ":"))
+    assert mask_body(body.encode()) == body
 
 
 @pytest.mark.parametrize(
@@ -172,6 +198,10 @@ def test_of_an_identity_only_known_fields_are_kept() -> None:
         "6f1c2d34-0a5b-4c6d-8e7f-9a0b1c2d3e4f",
         "DeviceMaximumInflightMethodExceeded",
         "firmwareUpdate.temperatureThreshold=5",
+        "Basic functions were tested: all passed.",
+        "Basic test",
+        "The author: Ada, who has pinned it.",
+        "https://h.example/errors?errorcode=5",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
@@ -184,6 +214,19 @@ def test_what_is_no_secret_stays(text: str) -> None:
 def test_a_body_that_nests_deep_is_counted() -> None:
     deep = b'{"apiKey":"k","a":' + b"[" * 700 + b"1" + b"]" * 700 + b"}"
     assert mask_body(deep) == f"({len(deep)} bytes that are no JSON)"
+
+
+def test_an_image_that_somebody_takes_for_a_device_is_not_shown() -> None:
+    trace = WireTrace(lambda: datetime(2026, 1, 1, tzinfo=timezone.utc))
+    token = "abcdefghijklmnopqrstuv"  # nothing about it looks like a secret
+    trace.hide_images(lambda text: token in text)
+    for device_id in (token, f"my-{token}", "d"):
+        for address in (f"/twins/{device_id}", f"devices/{device_id}/messages/events/"):
+            trace.add(Message(device_id, "twin", DEVICE, HUB, "GET", address))
+    rows = trace.rows()
+    assert token not in json.dumps(rows)
+    assert [row["device_id"] for row in rows] == ["***"] * 4 + ["d"] * 2
+    assert rows[-1]["what"] == "GET devices/d/messages/events/"
 
 
 def test_a_row_is_bounded_and_masked_whatever_a_client_says() -> None:

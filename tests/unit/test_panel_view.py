@@ -332,8 +332,8 @@ def test_a_note_stays_for_a_while_and_until_something_new_has_happened(device: D
 
 def test_a_refusal_while_an_update_runs_says_what_to_do() -> None:
     payload = {"error": {"code": "busy", "message": "One runs."}}
-    refusal = UpdateRejected("d", "Refused with 409: busy.", status=409, payload=payload)
-    assert error_words(refusal) == "Refused with 409: busy. Wait for its end, or press Cancel."
+    refusal = UpdateRejected("d", "Busy. Wait for its end.", status=409, payload=payload)
+    assert error_words(refusal) == "Busy. Wait for its end. Or press Cancel."
 
 
 def test_the_log_is_bounded_and_counts_what_repeats_itself() -> None:

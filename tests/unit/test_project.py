@@ -39,6 +39,7 @@ TARGETS = [
     "test",
     "demo",
     "bench-download",
+    "bench-fleet",
     "bench-trace",
     "lint",
     "lock",

@@ -114,7 +114,7 @@ def test_any_text_is_answered_or_refused(recorder: Recorder, text: str) -> None:
 
 
 @given(tokens=st.lists(st.sampled_from(sorted(set(TOKENS))), max_size=25))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=400, deadline=None, derandomize=True)
 def test_any_mixture_of_words_is_answered_or_refused(recorder: Recorder, tokens: list[str]) -> None:
     text = " ".join(tokens)
     ask(recorder, text)
@@ -135,7 +135,7 @@ def mutated(draw: st.DrawFn) -> str:
 
 
 @given(text=mutated())
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=1000, deadline=None, derandomize=True)
 def test_any_change_of_a_good_query_is_answered_or_refused(recorder: Recorder, text: str) -> None:
     ask(recorder, text)
 
@@ -165,7 +165,7 @@ EXPRESSIONS = st.recursive(
 
 
 @given(condition=EXPRESSIONS)
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=400, deadline=None, derandomize=True)
 def test_any_good_condition_parts_the_devices_in_two(recorder: Recorder, condition: str) -> None:
     """What is not true is false: a condition or its denial holds for each device, never both."""
     database: Any = SimpleNamespace(connection=recorder)

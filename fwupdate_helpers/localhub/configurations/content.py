@@ -179,6 +179,8 @@ def _is_same(found: Any, value: Any) -> bool:
         return False
     if value == {}:  # a merge patch cannot make an object emptier
         return isinstance(found, dict)
+    if type(found) is type(value) and not isinstance(value, (dict, list)):
+        return bool(found == value)
     return dumps(found) == dumps(value)  # for Python True == 1 == 1.0
 
 

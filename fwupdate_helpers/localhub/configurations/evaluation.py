@@ -61,18 +61,29 @@ class Evaluation:
                 next run then, so that nothing is written for one that is gone.
         """
         configurations = {one.configuration_id: one for one in self._store.all()}
-        targets = {name: self._targets(one) for name, one in configurations.items()}
+        targets: dict[str, list[str]] = {}
+        for name, one in configurations.items():
+            targets[name] = self._targets(one)
+            await asyncio.sleep(0)
         plan = _Plan(configurations, targets)
         device_ids = sorted({*plan.device_ids, *self._store.marked_devices()})
         for start in range(0, len(device_ids), _BATCH):
-            self._bring_in_line(plan, device_ids[start : start + _BATCH])
-            await asyncio.sleep(0)
             if is_outdated():
                 return
+            self._bring_in_line(plan, device_ids[start : start + _BATCH])
+            await asyncio.sleep(0)
+        await self._count_all(configurations, targets)
+
+    async def _count_all(
+        self, configurations: Mapping[str, Configuration], targets: Mapping[str, list[str]]
+    ) -> None:
         applied = self._store.applied_counts()
+        results: dict[str, Json] = {}
         for name, one in configurations.items():
             system = {"targetedCount": len(targets[name]), "appliedCount": applied.get(name, 0)}
-            self._store.save_results(name, {"system": system, "custom": self._custom(one)})
+            results[name] = {"system": system, "custom": self._custom(one)}
+            await asyncio.sleep(0)
+        self._store.save_results(results)
 
     def _targets(self, configuration: Configuration) -> list[str]:
         condition = configuration.specification.target_condition
@@ -81,7 +92,7 @@ class Evaluation:
         except HubError as error:
             name = configuration.configuration_id
             logger.warning("the target condition of %s stays as it is: %s", name, error.message)
-            return self._store.devices_with(name)
+            return self._store.devices_of(name)
 
     def _bring_in_line(self, plan: _Plan, device_ids: list[str]) -> None:
         with self._database.transaction():

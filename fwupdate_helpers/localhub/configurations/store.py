@@ -93,12 +93,12 @@ class ConfigurationStore:
                 "DELETE FROM configurations WHERE configuration_id = ?", (configuration_id,)
             )
 
-    def save_results(self, configuration_id: str, results: Json) -> None:
-        """Keep the counts of a configuration's metrics."""
+    def save_results(self, results: Mapping[str, Json]) -> None:
+        """Keep the counts of metrics by configuration id; who is gone is passed over."""
         with self.database.transaction() as connection:
-            connection.execute(
+            connection.executemany(
                 "UPDATE configurations SET results = ? WHERE configuration_id = ?",
-                (dumps(results), configuration_id),
+                [(dumps(counts), name) for name, counts in results.items()],
             )
 
     # -- what was written -----------------------------------------------------------------------
@@ -111,10 +111,11 @@ class ConfigurationStore:
         )
         return [row[0] for row in rows]
 
-    def devices_with(self, configuration_id: str) -> list[str]:
-        """Return the devices that a configuration has written to."""
+    def devices_of(self, configuration_id: str) -> list[str]:
+        """Return the devices whose twins tell that a configuration targets them."""
         rows = self._connection.execute(
-            "SELECT device_id FROM written_configurations WHERE configuration_id = ?",
+            "SELECT device_id FROM devices, json_each(devices.configurations) AS one "
+            "WHERE one.key = ?",
             (configuration_id,),
         )
         return [row[0] for row in rows]

@@ -21,7 +21,7 @@ class Pace:
         """Wait for one's turn. Who is cancelled meanwhile takes none."""
         async with self._turn:
             loop = asyncio.get_running_loop()
-            if (wait := self._next - loop.time()) > 0:
-                await asyncio.sleep(wait)
+            # Also for no time at all: the hub has other work than jobs.
+            await asyncio.sleep(max(self._next - loop.time(), 0))
             # A timer that comes late is made up for by the next one, a pause is not.
             self._next = max(self._next, loop.time() - self._interval) + self._interval

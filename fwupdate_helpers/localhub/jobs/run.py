@@ -15,7 +15,6 @@ from fwupdate_helpers.localhub.jobs.records import (
     FAILED,
     RUNNING,
     SCHEDULED,
-    WAS_CANCELED,
     Job,
     failed,
 )
@@ -59,9 +58,8 @@ class JobRun:
         self.is_active = job.status != SCHEDULED
         self.task = asyncio.get_running_loop().create_task(self._live(), name=f"job {self._id}")
 
-    def cancel(self) -> None:
-        """End the job; what devices have begun they may finish."""
-        self._jobs.cancel(self._id, WAS_CANCELED)
+    def stop(self) -> None:
+        """Begin nothing more: the job was cancelled. What devices have begun they may finish."""
         if self._works:
             self._stop_waiting()
         else:

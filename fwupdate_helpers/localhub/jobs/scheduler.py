@@ -13,7 +13,7 @@ from fwupdate_helpers.localhub.errors import (
     TOO_MANY_ACTIVE_JOBS,
     HubError,
 )
-from fwupdate_helpers.localhub.jobs.records import CANCELLED, QUEUED, SCHEDULED, Job
+from fwupdate_helpers.localhub.jobs.records import CANCELLED, QUEUED, SCHEDULED, WAS_CANCELED, Job
 from fwupdate_helpers.localhub.jobs.run import Clock, JobRun
 from fwupdate_helpers.localhub.jobs.specification import JobSpecification
 from fwupdate_helpers.localhub.jobs.work import Tools
@@ -107,7 +107,9 @@ class JobScheduler:
                 INVALID_OPERATION,
                 f"The job '{job_id}' has {job.status}; there is nothing to cancel.",
             )
-        self._runs[job_id].cancel()
+        self.jobs.cancel(job_id, WAS_CANCELED)
+        if run := self._runs.get(job_id):
+            run.stop()
         return self.jobs.get(job_id)
 
     async def close(self) -> None:

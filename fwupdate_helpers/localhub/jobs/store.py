@@ -107,7 +107,7 @@ class JobStore:
         Returns:
             The jobs, and the key of the last one; an empty key when no more follow.
         """
-        created, job_id = after or (None, None)
+        created, job_id = after if len(after) == 2 else (None, None)
         rows = self._connection.execute(
             "SELECT * FROM jobs WHERE (:type IS NULL OR job_type = :type) "
             "AND (:status IS NULL OR status = :status) "
