@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fwupdate_helpers import Fleet
 from fwupdate_helpers.errors import FirmwareUpdateError, QueryRefused
+from fwupdate_helpers.firmware import publish_image
 from fwupdate_helpers.fleet_view import read_fleet
 from fwupdate_helpers.rollout import (
     Outcome,
@@ -23,24 +26,36 @@ from tests.rollouts import SIMULATED, Bench
 from tests.support import reported
 
 
-def test_a_bad_image_touches_the_first_wave_only_and_every_device_still_boots(
-    bench: Bench,
+def test_a_bad_image_touches_the_first_wave_of_200_devices_and_every_device_still_boots(
+    bench: Bench, tmp_path: Path
 ) -> None:
-    ids = bench.ids(200)
-    online = bench.start(ids[:24] + ids[-6:], boards=True)
-    bad = bench.publisher.publish("2.0.0", behaviour="failsSelfTest")
+    fleet = Fleet(
+        bench.hub, 200, name=bench.rollout_id, stage_seconds=0.0, speeds=(None,), versions=["1.0.0"]
+    )
+    with fleet:
+        file = tmp_path / "bad.img"
+        fleet.build_image(file, "2.0.0", size=20_000, behaviour="failsSelfTest")
+        bad = publish_image(bench.hub, file)
 
-    report = bench.rollout(ids, bad, version="2.0.0").run()
+        report = bench.rollout(f"tags.fleet = '{fleet.name}'", bad, version="2.0.0").run()
 
-    assert [len(wave.device_ids) for wave in report.waves] == [1, 20, 100, 79]
-    assert (report.status, report.wave) == (Status.STOPPED, 1)
-    assert (report.failed, report.untouched) == ((ids[0],), tuple(ids[1:]))
-    assert report.causes == {"selfTestFailed": 1}
-    assert bench.versions(online) == {"1.0.0"}
-    assert [bench.starts(device_id) for device_id in online] == [1] + [0] * 29
-    twin = reported(bench.hub.registry, ids[0])
-    assert (twin["firmwareStatus"], twin["firmware"]["currentFwVersion"]) == ("rolledback", "1.0.0")
-    assert "firmwareUpdate" not in reported(bench.hub.registry, ids[1])
+        canary, *others = fleet.device_ids
+        assert [len(wave.device_ids) for wave in report.waves] == [1, 20, 100, 79]
+        assert (report.status, report.wave) == (Status.STOPPED, 1)
+        assert (report.failed, report.untouched) == ((canary,), tuple(others))
+        assert report.causes == {"selfTestFailed": 1}
+        assert set(fleet.states().values()) == {"online"}
+        rows = read_fleet(bench.hub, f"tags.rollout.id = '{bench.rollout_id}'")
+        assert {row.version for row in rows} == {"1.0.0"}
+        assert [row.device_id for row in rows if row.timeline] == [canary]
+        # Off and on again: what they boot is the version that they had.
+        rebooted = [canary, *others[:3], *others[-3:]]
+        fleet.switch_off(rebooted)
+        fleet.switch_on(rebooted)
+        for device_id in rebooted:
+            firmware = reported(bench.hub.registry, device_id)["firmware"]
+            assert (firmware["currentFwVersion"], firmware["slots"]["active"]) == ("1.0.0", "a")
+    fleet.delete()
 
 
 def test_a_good_image_reaches_every_device_one_wave_after_the_other(bench: Bench) -> None:
