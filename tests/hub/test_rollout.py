@@ -150,6 +150,17 @@ def test_after_failures_a_person_decides(bench: Bench) -> None:
     assert bench.load().resume(past_failures=True).status is Status.COMPLETED
 
 
+def test_a_wave_that_cannot_be_saved_waits_for_nobody(bench: Bench) -> None:
+    ids = [*bench.online(2), *bench.ids(1)]
+    refused = "https://images.example.com/edge.fw"  # these devices have no board
+    rollout = bench.rollout(
+        ids, refused, waves=["rest"], reach_seconds=3600, wave_seconds=7200, abort_at=0.5
+    )
+    report = rollout.run()  # and not an hour later
+    assert (report.status, report.failed) == (Status.STOPPED, tuple(ids[:2]))
+    assert report.not_reached == (ids[2],)
+
+
 def test_a_mended_image_takes_the_devices_of_the_rollout_that_was_stopped(bench: Bench) -> None:
     ids = bench.online(2)
     bench.rollout(ids, "https://images.example.com/edge.fw", waves=(1, "rest")).run()

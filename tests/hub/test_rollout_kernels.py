@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
 import subprocess
 import sys
@@ -70,27 +70,29 @@ def test_whichever_request_is_the_last_one_another_kernel_ends_the_rollout(
         assert [bench.starts(device_id) for device_id in ids] == [lived + 1] * 3
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_a_rollout_goes_on_in_another_kernel_after_kill_9(
     bench: Bench, hub_process: HubProcess
 ) -> None:
     ids = bench.online(4)
     code = f"""
-import os, signal, sys
-from tests.images import hub_of
+import json, os, signal, sys
 from fwupdate_helpers.hub import Hub
 from fwupdate_helpers.rollout import Rollout
 from pathlib import Path
 def die(report):
     if report.wave == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-hub = Hub(kind="local", connection_string=sys.argv[1], device_host=sys.argv[2],
-          ca_file=Path(sys.argv[3]))
+string, host, ca_file = json.load(sys.stdin)
+hub = Hub(kind="local", connection_string=string, device_host=host, ca_file=Path(ca_file))
 Rollout(hub, {bench.rollout_id!r}, image={SIMULATED!r}, devices={ids!r}, look_seconds=0.05,
         waves=(1, 2, "rest")).run(on_change=die)
 """
-    arguments = [hub_process.connection_string, hub_process.ready["device_host"]]
+    ready = hub_process.ready
     died = subprocess.run(
-        [sys.executable, "-c", code, *arguments, hub_process.ca_file],
+        [sys.executable, "-c", code],
+        input=json.dumps([ready["connection_string"], ready["device_host"], ready["ca_file"]]),
+        text=True,
         check=False,
         cwd=Path(__file__).parents[2],
         timeout=60,
@@ -108,7 +110,7 @@ def test_interrupt_ends_it_cleanly_and_resume_goes_on(bench: Bench) -> None:
 
     def interrupt(report: RolloutReport) -> None:
         if report.wave == 2 and not report.waves[1].results:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         rollout.run(on_change=interrupt)
