@@ -79,9 +79,7 @@ class DeviceLife:
         self._update: asyncio.Task[None] | None = None
         self._link = self._new_link(post)
         self.reports = ReportQueue(
-            lambda patch: self._link.attempt(
-                lambda client: client.patch_twin_reported_properties(patch)
-            ),
+            lambda patch: self._link.report(patch),
             ready=self._link.ready,
             limit=setup.link_policy.waiting_reports,
         )
@@ -194,7 +192,8 @@ class DeviceLife:
             introduction = self._introduce(boot)
             await asyncio.wait_for(introduction, None if math.isinf(seconds) else seconds)
         except asyncio.TimeoutError:
-            self._on_end(silent_hub(setup.device_id, seconds))
+            is_unsteady = self._link.is_unsteady
+            self._on_end(silent_hub(setup.device_id, seconds, is_unsteady=is_unsteady))
         except FirmwareUpdateError as error:
             self._on_end(error)
         except Exception as error:
@@ -202,7 +201,7 @@ class DeviceLife:
 
     async def _introduce(self, boot: Boot | None) -> None:
         await self._link.listen(self.desk.take)
-        twin = await self._link.ask(lambda client: client.get_twin())
+        twin = await self._link.read_twin()
         goes_on = await self._agent.start(boot, twin["reported"])
         self.is_ready = True
         self.desk.introduced.set()
