@@ -44,13 +44,13 @@ def asks(learner: Learner) -> Card:
     fleet: Fleet = learner.need("fleet", 2)
     learner.need("version", 3)
     condition = learner.attempt("condition", todo="Write the condition, what stands after WHERE.")
+    fits = [twin for twin in _twins(learner, f"tags.fleet = '{fleet.name}'") if _is_meant(twin)]
     if not isinstance(condition, str):
         return incorrect(
             f"condition is {short(condition)}.",
             expected="A text.",
             look='The quotes: f"{mine} AND …"',
         )
-    fits = [twin for twin in _twins(learner, f"tags.fleet = '{fleet.name}'") if _is_meant(twin)]
     if len(fits) < 2:
         return not_checkable(
             f"{len(fits)} devices of your fleet are in Berlin or Porto and run {_FACTORY}.",
