@@ -94,6 +94,10 @@ class HubThrottled(HubRequestError):
     """The hub got more requests than it takes, and did nothing with this one (HTTP 429)."""
 
 
+class HubQuotaExceeded(HubRequestError):
+    """The hub's messages of the day are used up (403002), until the next day in UTC begins."""
+
+
 class QueryRefused(HubRequestError):
     """The hub does not understand a query (HTTP 400); the message has the hub's own words.
 

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable, Collection
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from fwupdate_helpers import attendees, kit_devices
-from fwupdate_helpers.connection_string import Secret, read_device_key, read_policy
+from fwupdate_helpers.connection_string import Secret, read_device_key
 from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
 from fwupdate_helpers.hub_access import HubAccess, PolicyAccess, SignedInAccess
 from fwupdate_helpers.hub_clients import HubClients
 from fwupdate_helpers.identities import retried
 from fwupdate_helpers.kit_devices import KitDevices
+from fwupdate_helpers.retry_log import RetryLog
 from fwupdate_helpers.settings import (
     CONNECTION_STRING_VARIABLE,
     HOST_NAME_VARIABLE,
     read_hub_setting,
     read_setting,
 )
+from fwupdate_helpers.websockets import check_port_443, websocket_options
 
 if TYPE_CHECKING:
-    from requests import Response
-
     from fwupdate_helpers.faults import Faults
     from fwupdate_helpers.trace import Trace
-
-_TOKEN_SECONDS = 60
-_LOCAL_TIMEOUT = (5.0, 120.0)
-"""Seconds to connect, and to wait for an answer: a large image is synced to the disk first."""
 
 
 def connect_hub() -> Hub:
@@ -47,7 +42,8 @@ def connect_hub() -> Hub:
         InvalidConnectionString: The string lacks a part or has a bad one.
         EnvFileRefused: Others can read the ``.env``, and it holds a key.
         SignInUnavailable: azure-identity is not installed.
-        HubUnavailable: The local hub cannot start; the message tells what to do.
+        HubUnavailable: The local hub cannot start, or devices are to use WebSockets and it may not
+            listen on port 443; the message tells what to do.
 
     Example:
         >>> hub = connect_hub()  # doctest: +SKIP
@@ -69,6 +65,7 @@ def _connect_local_hub() -> Hub:
     state = StateDir.default()
     try:
         running = background.ensure_running(state)
+        check_port_443(running)
         lease = leases.take(state)
     except LocalHubError as error:
         raise HubUnavailable(str(error)) from error
@@ -77,6 +74,7 @@ def _connect_local_hub() -> Hub:
         connection_string=running.connection_string,
         device_host=running.device_host,
         ca_file=running.ca_file,
+        tier=running.tier,
     )
     hub.release_on_close(lease)
     return hub
@@ -88,6 +86,7 @@ class Hub(HubClients):
     Attributes:
         kind: ``"local"`` or ``"azure"``.
         host_name: The service's host; for the local hub with its port.
+        retries: What this object itself had to ask the hub again, identities for example.
 
     Raises:
         InvalidConnectionString: The string lacks a part or has a bad one.
@@ -101,20 +100,26 @@ class Hub(HubClients):
         access: HubAccess | None = None,
         device_host: str | None = None,
         ca_file: Path | None = None,
+        tier: str | None = None,
     ) -> None:
         connection_string = Secret(connection_string)
-        self.kind = kind
-        super().__init__(access or PolicyAccess(connection_string), ca_file)
+        access = access or PolicyAccess(connection_string)
+        super().__init__(access, kind=kind, ca_file=ca_file, local_tier=tier)
         self._device_host = device_host or self.host_name.partition(":")[0]
         self._release: weakref.finalize[Any, Any] | None = None
         self._on_close: list[Callable[[], None]] = []
+        self.retries = RetryLog()
 
     @property
     def device_options(self) -> dict[str, Any]:
-        """Keyword arguments for ``IoTHubDeviceClient.create_from_connection_string``."""
+        """Keyword arguments for ``IoTHubDeviceClient.create_from_connection_string``.
+
+        With the setting ``FWUPDATE_IOTHUB_WEBSOCKETS=1``, devices use port 443 instead of 8883.
+        """
         if self._ca_file is None:
-            return {}
-        return {"server_verification_cert": self._ca_file.read_text(encoding="ascii")}
+            return websocket_options()
+        trust = {"server_verification_cert": self._ca_file.read_text(encoding="ascii")}
+        return trust | websocket_options()
 
     @property
     def device_host(self) -> str:
@@ -151,12 +156,14 @@ class Hub(HubClients):
         try:
             return self._read_key(device_id)
         except DeviceNotFound:
-            made = kit_devices.create_if_missing(self.registry, device_id, self.attendee)
+            made = kit_devices.create_if_missing(self, device_id)
         # Without one, somebody else was faster; theirs is as good.
         return made or self._read_key(device_id)
 
     def _read_key(self, device_id: str) -> str:
-        return read_device_key(retried(device_id, lambda: self.registry.get_device(device_id)))
+        return read_device_key(
+            retried(self, device_id, lambda: self.registry.get_device(device_id))
+        )
 
     def delete_device(self, device_id: str) -> None:
         """Delete a device identity with its twin; harmless when there is none.
@@ -166,7 +173,7 @@ class Hub(HubClients):
             HubUnavailable: The hub does not answer.
         """
         try:
-            retried(device_id, lambda: self.registry.delete_device(device_id))
+            retried(self, device_id, lambda: self.registry.delete_device(device_id))
         except DeviceNotFound:
             return
 
@@ -193,7 +200,7 @@ class Hub(HubClients):
 
         tags = Twin(tags=self.kit_tags)
         try:
-            retried(device_id, lambda: self.registry.update_twin(device_id, tags))
+            retried(self, device_id, lambda: self.registry.update_twin(device_id, tags))
         except DeviceNotFound:
             return
 
@@ -206,7 +213,7 @@ class Hub(HubClients):
         Raises:
             FirmwareUpdateError: The hub does not answer, or refuses.
         """
-        return kit_devices.find_kit_devices(self.registry, self.attendee)
+        return kit_devices.find_kit_devices(self)
 
     def delete_kit_devices(self, show: Callable[[KitDevices], object] | None = None) -> KitDevices:
         """List the identities that `kit_devices` tells, then delete them with their twins.
@@ -226,39 +233,9 @@ class Hub(HubClients):
         Example:
             >>> hub.delete_kit_devices()  # doctest: +SKIP
         """
-        return kit_devices.delete_kit_devices(self.registry, self.attendee, show)
+        return kit_devices.delete_kit_devices(self, show)
 
     # -- what only the local hub has --------------------------------------------------------------
-
-    def local_request(self, method: str, path: str, body: BinaryIO | None = None) -> Response:
-        """Send a request to a route that the local hub has, and an IoT Hub on Azure does not.
-
-        Args:
-            path: Percent-encoded.
-            body: Sent as it is read, never held in memory as a whole.
-
-        Raises:
-            OSError: The hub does not answer. Its text may hold the path.
-        """
-        import requests
-
-        from fwupdate_helpers.localhub.sas import make_token
-
-        policy, key = read_policy(self._access.connection_string or "")
-        expiry = int(time.time()) + _TOKEN_SECONDS
-        token = Secret(make_token(self.host_name, str.__str__(key), expiry, policy))
-        with requests.Session() as session:
-            # Neither a proxy nor a .netrc of the network is meant for this machine's own hub.
-            session.trust_env = False
-            return session.request(
-                method,
-                f"https://{self.host_name}{path}",
-                data=body,
-                headers={"Authorization": str.__str__(token)},
-                verify=str(self._ca_file),
-                timeout=_LOCAL_TIMEOUT,
-                allow_redirects=False,
-            )
 
     def derived_key(self, purpose: str) -> bytes:
         """Return 32 bytes that only those can make who have the access of this `Hub`.

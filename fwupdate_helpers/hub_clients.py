@@ -1,21 +1,29 @@
-"""The SDK's service clients of a hub, made on first use and all set up alike.
+"""The clients of a hub's service side: those of the SDK, all set up alike, and a plain one.
 
-They keep one connection for each thread, and have no retries of the SDK's own.
+Those of the SDK are made on first use, keep one connection for each thread, and have no retries of
+their own.
 """
 
 from __future__ import annotations
 
+import time
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, TypeVar
 
+from fwupdate_helpers.connection_string import Secret, read_policy
 from fwupdate_helpers.hub_access import HubAccess
+from fwupdate_helpers.hub_pace import FREE_PACE, METERED_PACE, HubPace, note_pace, read_tier
 
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
+    from requests import Response
 
 T = TypeVar("T")
 
+_TOKEN_SECONDS = 60
+_LOCAL_TIMEOUT = (5.0, 120.0)
+"""Seconds to connect, and to wait for an answer: a large image is synced to the disk first."""
 _MANAGERS: Final = ("registry", "jobs", "configurations")
 
 
@@ -24,10 +32,21 @@ class HubClients:
 
     Args:
         access: The way into the hub.
+        kind: ``"local"`` or ``"azure"``.
         ca_file: The CA of a local hub; None trusts what the system trusts.
+        local_tier: The tier of a local hub that has one.
     """
 
-    def __init__(self, access: HubAccess, ca_file: Path | None) -> None:
+    def __init__(
+        self,
+        access: HubAccess,
+        *,
+        kind: Literal["local", "azure"],
+        ca_file: Path | None,
+        local_tier: str | None,
+    ) -> None:
+        self.kind = kind
+        self._local_tier = local_tier
         self.host_name = access.host_name
         self._access = access
         self._ca_file = ca_file
@@ -75,8 +94,56 @@ class HubClients:
 
     def _new_manager(self, kind: type[T]) -> T:
         manager = self._access.new_manager(kind)
+        note_pace(manager, self.pace)
         _set_up(manager, host_name=self.host_name, ca_file=self._ca_file)
         return manager
+
+    @property
+    def pace(self) -> HubPace:
+        """How often it may be asked. Azure counts, and so does a local hub that has a tier.
+
+        Example:
+            >>> time.sleep(hub.pace.query)  # doctest: +SKIP
+        """
+        return METERED_PACE if self.kind == "azure" or self._local_tier else FREE_PACE
+
+    @cached_property
+    def tier(self) -> str | None:
+        """The hub's tier, such as ``F1``, where it tells: a local hub that has one.
+
+        Where it runs as if on Azure it is asked; a hub that is on Azure answers with an error.
+        """
+        return self._local_tier if self.kind == "local" else read_tier(self)
+
+    def local_request(self, method: str, path: str, body: BinaryIO | None = None) -> Response:
+        """Send a request to a route that the local hub has, and an IoT Hub on Azure does not.
+
+        Args:
+            path: Percent-encoded.
+            body: Sent as it is read, never held in memory as a whole.
+
+        Raises:
+            OSError: The hub does not answer. Its text may hold the path.
+        """
+        import requests
+
+        from fwupdate_helpers.localhub.sas import make_token
+
+        policy, key = read_policy(self._access.connection_string or "")
+        expiry = int(time.time()) + _TOKEN_SECONDS
+        token = Secret(make_token(self.host_name, str.__str__(key), expiry, policy))
+        with requests.Session() as session:
+            # Neither a proxy nor a .netrc of the network is meant for this machine's own hub.
+            session.trust_env = self._ca_file is None
+            return session.request(
+                method,
+                f"https://{self.host_name}{path}",
+                data=body,
+                headers={"Authorization": str.__str__(token)},
+                verify=True if self._ca_file is None else str(self._ca_file),
+                timeout=_LOCAL_TIMEOUT,
+                allow_redirects=False,
+            )
 
     def close_clients(self) -> None:
         """Close the service connections that this object has made; it makes new ones if asked."""

@@ -19,7 +19,7 @@ from fwupdate_helpers.connection_string import Secret
 from fwupdate_helpers.errors import FirmwareUpdateError
 
 if TYPE_CHECKING:
-    from azure.iot.hub import IoTHubRegistryManager
+    from fwupdate_helpers.hub import Hub
 
 T = TypeVar("T")
 OnDone = Callable[[int], object]
@@ -60,7 +60,7 @@ def new_identity(
 
 
 def delete_identities(
-    registry: IoTHubRegistryManager,
+    hub: Hub,
     device_ids: Iterable[str],
     on_done: OnDone = lambda count: None,
 ) -> None:
@@ -72,10 +72,10 @@ def delete_identities(
     from azure.iot.hub.models import ExportImportDevice
 
     items = [ExportImportDevice(id=device_id, import_mode="delete") for device_id in device_ids]
-    send_identities(registry, items, on_done, harmless=NOT_FOUND)
+    send_identities(hub, items, on_done, harmless=NOT_FOUND)
 
 
-def find_ids(registry: IoTHubRegistryManager, condition: str) -> list[str]:
+def find_ids(hub: Hub, condition: str) -> list[str]:
     """Return the ids of the devices that a condition of the query language fits, in any number.
 
     On Azure, a query may miss what was created in the last seconds.
@@ -90,19 +90,19 @@ def find_ids(registry: IoTHubRegistryManager, condition: str) -> list[str]:
     found: list[str] = []
     token: str | None = None
     while True:
-        page = retried("", _page_of(registry, specification, token))
+        page = retried(hub, "", _page_of(hub, specification, token))
         found += [item.device_id for item in page.items]
         token = page.continuation_token
         if not token:
             return found
 
 
-def _page_of(registry: Any, specification: Any, token: str | None) -> Callable[[], Any]:
-    return lambda: registry.query_iot_hub(specification, token, str(MAX_IN_A_PAGE))
+def _page_of(hub: Hub, specification: Any, token: str | None) -> Callable[[], Any]:
+    return lambda: hub.registry.query_iot_hub(specification, token, str(MAX_IN_A_PAGE))
 
 
 def send_identities(
-    registry: IoTHubRegistryManager,
+    hub: Hub,
     items: list[Any],
     on_done: OnDone = lambda count: None,
     *,
@@ -111,7 +111,7 @@ def send_identities(
     """Send items of a bulk call, as many in a call as the hub takes.
 
     Args:
-        registry: The service client.
+        hub: Where.
         items: ``ExportImportDevice`` objects.
         on_done: Told the progress.
         harmless: Error codes that are no error here.
@@ -124,18 +124,18 @@ def send_identities(
     """
     done, passed_over = 0, []
     for part in _parts(items, MAX_IN_A_CALL):
-        passed_over += _passed_over(_send_part(registry, part), harmless)
+        passed_over += _passed_over(_send_part(hub, part), harmless)
         done += len(part)
         on_done(done)
     return passed_over
 
 
-def _send_part(registry: Any, items: list[Any]) -> Any:
-    return retried(items[0].id, lambda: registry.bulk_create_or_update_devices(items))
+def _send_part(hub: Hub, items: list[Any]) -> Any:
+    return retried(hub, items[0].id, lambda: hub.registry.bulk_create_or_update_devices(items))
 
 
-def retried(device_id: str, request: Callable[[], T]) -> T:
-    """Make a request that does no harm when it comes twice."""
+def retried(hub: Hub, device_id: str, request: Callable[[], T]) -> T:
+    """Make a request that does no harm when it comes twice; the hub's `retries` tell of it."""
     from fwupdate_helpers.retries import Operation, RetryPolicy
     from fwupdate_helpers.sdk_errors import hub_errors
 
@@ -143,7 +143,9 @@ def retried(device_id: str, request: Callable[[], T]) -> T:
         with hub_errors(device_id):
             return request()
 
-    return RetryPolicy().call(once, operation=Operation.IDENTITY, device_id=device_id)
+    return RetryPolicy().call(
+        once, operation=Operation.IDENTITY, device_id=device_id, on_retry=hub.retries
+    )
 
 
 def _passed_over(result: Any, harmless: frozenset[str]) -> list[str]:

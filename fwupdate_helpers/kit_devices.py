@@ -23,7 +23,7 @@ from fwupdate_helpers.identities import (
 )
 
 if TYPE_CHECKING:
-    from azure.iot.hub import IoTHubRegistryManager
+    from fwupdate_helpers.hub import Hub
 
 logger = logging.getLogger(__name__)
 
@@ -59,30 +59,27 @@ class KitDevices(tuple[str, ...]):
 Show = Callable[[KitDevices], object]
 
 
-def create_if_missing(
-    registry: IoTHubRegistryManager, device_id: str, attendee: str
-) -> Secret | None:
+def create_if_missing(hub: Hub, device_id: str) -> Secret | None:
     """Make a device identity with the kit's tags; return its key, or None when there is one."""
     key = new_key()
-    item = new_identity(device_id, key, tags_of(attendee), mode="create")
-    there = send_identities(registry, [item], harmless=ALREADY_EXISTS)
+    item = new_identity(device_id, key, hub.kit_tags, mode="create")
+    there = send_identities(hub, [item], harmless=ALREADY_EXISTS)
     return None if there else key
 
 
-def find_kit_devices(registry: IoTHubRegistryManager, attendee: str) -> KitDevices:
+def find_kit_devices(hub: Hub) -> KitDevices:
     """Return what the kit has made for an attendee on this hub, and nothing else, by id."""
+    attendee = hub.attendee
     mine = f"tags.{CREATED_BY} = '{KIT}' AND tags.{CREATED_FOR} = '{attendee}'"
-    found = find_ids(registry, mine)
+    found = find_ids(hub, mine)
     return KitDevices(sorted(one for one in found if one.startswith(f"{attendee}-")))
 
 
-def delete_kit_devices(
-    registry: IoTHubRegistryManager, attendee: str, show: Show | None = None
-) -> KitDevices:
+def delete_kit_devices(hub: Hub, show: Show | None = None) -> KitDevices:
     """Show what the kit has made for an attendee on this hub, then delete exactly that."""
-    devices = find_kit_devices(registry, attendee)
+    devices = find_kit_devices(hub)
     (show or _show)(devices)
-    delete_identities(registry, devices)
+    delete_identities(hub, devices)
     return devices
 
 

@@ -25,6 +25,7 @@ from fwupdate_helpers.errors import (
     DeviceNotFound,
     DeviceOffline,
     FirmwareUpdateError,
+    HubQuotaExceeded,
     HubRequestError,
     HubThrottled,
     HubUnauthorized,
@@ -97,6 +98,7 @@ def hub_errors(device_id: str = "") -> Iterator[None]:
             lost, or the SDK's own time limit was reached.
         HubUnauthorized: 401.
         HubThrottled: 429.
+        HubQuotaExceeded: 403002.
         HubRequestError: Any other HTTP error.
         HubUnavailable: No response at all, or only server errors after the SDK's retries.
         SignInUnavailable: azure-identity finds nobody who is signed in.
@@ -172,6 +174,8 @@ def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
             "service connect (iothubowner has them), and that the clock here is right. A sign-in "
             "without a connection string needs the role IoT Hub Data Contributor."
         )
+    if code == _CODES["IotHubQuotaExceeded"]:
+        return _quota_exceeded(status, code)
     kind = HubThrottled if status == 429 else HubRequestError
     asked = _asked_seconds(response)
     wait = "" if asked is None else f" It asks to wait {asked:g} s."
@@ -179,6 +183,17 @@ def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
     about = f" about device {device_id}" if device_id else ""
     message = f"The hub refused a request{about} with {code or status}: {advice}.{wait}"
     return kind(message, status=status, code=code, retry_after=asked)
+
+
+def _quota_exceeded(status: int, code: int) -> HubQuotaExceeded:
+    return HubQuotaExceeded(
+        "The hub's messages of the day are used up (403002); it takes none, from services or "
+        "devices, until 00:00 UTC. Go on then, or now with another hub: the local one (unset "
+        "FWUPDATE_IOTHUB_CONNECTION_STRING), or one of tier S1 (400,000 messages a day; the free "
+        "tier F1 has 8,000). Fewer devices, fewer live views and longer intervals use fewer.",
+        status=status,
+        code=code,
+    )
 
 
 def _asked_seconds(response: Response) -> float | None:
@@ -273,8 +288,9 @@ def no_connection(
     else:
         found = HubUnavailable(
             f"The device {device_id!r} reaches no hub ({type(error).__name__}). Run the set-up "
-            "cell again. On a network that blocks port 8883, ask for it to be opened; a device "
-            "identity that is disabled is turned away, too."
+            "cell again. On a network that blocks port 8883, set FWUPDATE_IOTHUB_WEBSOCKETS=1 (it "
+            "takes port 443); a device identity that is disabled is turned away, too, and so is "
+            "every device of a hub whose messages of the day are used up."
         )
     found.__cause__ = error
     return found

@@ -41,6 +41,7 @@ _PAUSE_SECONDS: Final = 0.05
 _PASSING: Final = {
     *("NoConnectionError", "ConnectionDroppedError", "ConnectionFailedError"),
     *("OperationTimeout", "OperationCancelled", "TimeoutError", "NotAcknowledged"),
+    "WebsocketConnectionError",
 }
 """The errors of the SDK that may pass by themselves; some hide in the cause of another."""
 _REFUSED: Final = {"CredentialError", "UnauthorizedError"}
@@ -86,7 +87,7 @@ class HubLink:
         self._care: set[asyncio.Task[None]] = set()
         self._discards: set[asyncio.Task[None]] = set()
         self._has_ended = self._is_cut = False
-        self._unanswered = self._evictions = 0
+        self._unanswered = self._evictions = self._refusals = 0
         self._connected_at = 0.0
 
     @property
@@ -153,9 +154,10 @@ class HubLink:
             self._events.add("retry", f"The hub did not take a request ({error}); asking again.")
             if isinstance(error, NotAcknowledged):
                 raise
-            await asyncio.sleep(self._policy.wait_after(1))
+            self._refusals += 1
+            await asyncio.sleep(self._policy.wait_after(self._refusals))
             raise NotAcknowledged(str(error)) from error
-        self._unanswered = 0
+        self._unanswered = self._refusals = 0
         # A bad line lets work be done; a rival lets the device do no more than to begin.
         if call not in (self._subscribe, self._get_twin):
             self._evictions = 0
@@ -350,7 +352,9 @@ def is_temporary(error: BaseException) -> bool:
 
 
 def _names(error: BaseException) -> set[str]:
-    return {type(error).__name__, type(error.__cause__).__name__}
+    # Only what fails within paho lies one deeper: the SDK tells of it as "unexpected".
+    deepest = getattr(error.__cause__, "__cause__", None)
+    return {type(one).__name__ for one in (error, error.__cause__, deepest)}
 
 
 def silent_hub(device_id: str, seconds: float) -> HubUnavailable:

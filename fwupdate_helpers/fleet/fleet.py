@@ -33,6 +33,7 @@ from fwupdate_helpers.fleet.lines import (
 from fwupdate_helpers.fleet.names import FleetName
 from fwupdate_helpers.fleet.profiles import Choices, DeviceProfile, Mix, frozen_tags
 from fwupdate_helpers.fleet.states import FleetStates
+from fwupdate_helpers.hub_pace import check_fleet_size
 from fwupdate_helpers.identities import delete_identities
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Fleet:
 
     Raises:
         ValueError: A number or a choice makes no sense.
+        FirmwareUpdateError: The hub is of the free tier, and there are more than 20 devices.
 
     Example:
         >>> with Fleet(hub, 100, seed=7, self_test_failures=0.1) as fleet:  # doctest: +SKIP
@@ -118,6 +120,7 @@ class Fleet:
     ) -> None:
         if size < 1 or not 1 <= per_worker <= MAX_PER_WORKER:
             raise ValueError(f"A fleet has 1 device or more, a worker 1 to {MAX_PER_WORKER}.")
+        check_fleet_size(hub, size)
         mix = Mix(models, versions, sites, speeds, self_test_failures, hangs, power_losses)
         self.name = hub.device_id(name)[:120].rstrip("-")
         self.models = tuple(models)
@@ -202,7 +205,7 @@ class Fleet:
             keys = create_identities(self._hub, self.profiles, tick)
         # A larger fleet of that name that was here before: nobody runs its other devices.
         left = set(find_identities(self._hub, self.name)) - self._index_of.keys()
-        delete_identities(self._hub.registry, sorted(left))
+        delete_identities(self._hub, sorted(left))
         stage_seconds, outage_seconds, watchdog_seconds = self._seconds
         common = Task(
             host=self._hub.device_host,
@@ -246,7 +249,7 @@ class Fleet:
             self.stop()
             mine = {*self.device_ids, *find_identities(self._hub, self.name)}
             with progress_bar("Deleting device identities", len(mine)) as tick:
-                delete_identities(self._hub.registry, sorted(mine), tick)
+                delete_identities(self._hub, sorted(mine), tick)
 
     def __enter__(self) -> Fleet:
         return self.start()

@@ -40,7 +40,7 @@ def create_identities(
         )
         for profile in profiles
     ]
-    send_identities(hub.registry, items, on_done)
+    send_identities(hub, items, on_done)
     return keys
 
 
@@ -52,5 +52,5 @@ def find_identities(hub: Hub, fleet: str) -> list[str]:
     Raises:
         FirmwareUpdateError: The hub does not answer, or refuses.
     """
-    found = find_ids(hub.registry, f"tags.fleet = '{fleet}'")
+    found = find_ids(hub, f"tags.fleet = '{fleet}'")
     return [one for one in found if re.fullmatch(re.escape(fleet) + r"-[0-9]{4,}", one)]

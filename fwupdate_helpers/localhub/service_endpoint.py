@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from fwupdate_helpers.localhub import throttled_routes
 from fwupdate_helpers.localhub.authentication import (
     REGISTRY_READ,
     REGISTRY_WRITE,
@@ -56,6 +57,7 @@ from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.trace_route import TraceRoute
 from fwupdate_helpers.localhub.twin_changes import TwinChanges
 from fwupdate_helpers.localhub.twins import Twin
+from fwupdate_helpers.localhub.websocket_endpoint import WebSocketEndpoint
 from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 Json = dict[str, Any]
@@ -115,6 +117,7 @@ class ServiceEndpoint:
         self._store = store
         self._devices = devices
         self._methods = methods
+        self._throttle = devices.throttle
         self._twins = TwinChanges(store, devices)
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
@@ -123,6 +126,7 @@ class ServiceEndpoint:
         self._faults = faults
         self._configuration_route = configurations
         self._registry_route = RegistryRoute(store, devices)
+        self._websockets = WebSocketEndpoint(devices.new_connection)
         self._fault_route = FaultRoute(faults, devices, store, images)
         self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
         self._about = about
@@ -150,6 +154,7 @@ class ServiceEndpoint:
         self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
+        self._websockets.add_routes(app.router)
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
         for method, path, name in NOT_BUILT:
             route(method, path, self._guarded(SERVICE_CONNECT, _not_built(name)))
@@ -167,9 +172,20 @@ class ServiceEndpoint:
                 raise HubError(INVALID_PROTOCOL_VERSION, "The query lacks 'api-version'.")
             await self._trace.authenticated(request)
             refusal = None if own_route else self._faults.refusal(request)
-            return await handler(request) if refusal is None else refusal
+            return await self._within_limits(request, handler) if refusal is None else refusal
 
         return guarded
+
+    async def _within_limits(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            await throttled_routes.admit(self._throttle, request)
+        except HubError as error:
+            if request.path.endswith("/methods"):
+                return method_error(error)
+            raise
+        answer = await handler(request)
+        throttled_routes.charge(self._throttle, request, answer)
+        return answer
 
     # -- the hub itself -----------------------------------------------------------------------
 
