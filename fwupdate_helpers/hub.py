@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Collection
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from fwupdate_helpers import attendees, kit_devices
 from fwupdate_helpers.connection_string import Secret, read_device_key
@@ -27,6 +27,9 @@ from fwupdate_helpers.websockets import check_port_443, websocket_options
 if TYPE_CHECKING:
     from fwupdate_helpers.faults import Faults
     from fwupdate_helpers.trace import Trace
+
+
+T = TypeVar("T")
 
 
 def connect_hub() -> Hub:
@@ -176,6 +179,19 @@ class Hub(HubClients):
             retried(self, device_id, lambda: self.registry.delete_device(device_id))
         except DeviceNotFound:
             return
+
+    def patiently(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Make a call of the SDK that only reads, and make it again while the hub is too busy.
+
+        What was asked again stands in `retries`.
+
+        Raises:
+            FirmwareUpdateError: The hub refuses the call, or is too busy for too long.
+
+        Example:
+            >>> page = hub.patiently(hub.registry.query_iot_hub, question)  # doctest: +SKIP
+        """
+        return retried(self, "", lambda: call(*arguments), is_query=True)
 
     # -- what the kit has made on a hub -----------------------------------------------------------
 

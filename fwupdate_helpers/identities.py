@@ -90,7 +90,7 @@ def find_ids(hub: Hub, condition: str) -> list[str]:
     found: list[str] = []
     token: str | None = None
     while True:
-        page = retried(hub, "", _page_of(hub, specification, token))
+        page = retried(hub, "", _page_of(hub, specification, token), is_query=True)
         found += [item.device_id for item in page.items]
         token = page.continuation_token
         if not token:
@@ -134,7 +134,7 @@ def _send_part(hub: Hub, items: list[Any]) -> Any:
     return retried(hub, items[0].id, lambda: hub.registry.bulk_create_or_update_devices(items))
 
 
-def retried(hub: Hub, device_id: str, request: Callable[[], T]) -> T:
+def retried(hub: Hub, device_id: str, request: Callable[[], T], *, is_query: bool = False) -> T:
     """Make a request that does no harm when it comes twice; the hub's `retries` tell of it."""
     from fwupdate_helpers.retries import Operation, RetryPolicy
     from fwupdate_helpers.sdk_errors import hub_errors
@@ -143,9 +143,8 @@ def retried(hub: Hub, device_id: str, request: Callable[[], T]) -> T:
         with hub_errors(device_id):
             return request()
 
-    return RetryPolicy().call(
-        once, operation=Operation.IDENTITY, device_id=device_id, on_retry=hub.retries
-    )
+    operation = Operation.QUERY if is_query else Operation.IDENTITY
+    return RetryPolicy().call(once, operation=operation, device_id=device_id, on_retry=hub.retries)
 
 
 def _passed_over(result: Any, harmless: frozenset[str]) -> list[str]:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import azure_mode
 from tests.support import HubProcess, device_connection_string
 
-# Before anything reads it: no test ever reaches a real hub, or the hub of the person who runs them.
-os.environ["FWUPDATE_IOTHUB_CONNECTION_STRING"] = ""
+# Before anything reads it: no test ever reaches a real hub, or the hub of the person who runs them,
+# except those of `make test-azure`, which are handed it.
+azure_mode.take_real_hub(os.environ)
 os.environ["FWUPDATE_IOTHUB_WEBSOCKETS"] = ""
 
 

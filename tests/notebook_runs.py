@@ -28,7 +28,7 @@ def load(notebook: Path, pace: float | None = 0.4) -> NotebookNode:
     if pace is not None:
         has_one = "_seconds" in parameters.source
         parameters.source, count = _PACE.subn(rf"\1 = {pace}", parameters.source)
-        assert count == has_one
+        assert bool(count) == has_one
     return loaded
 
 

@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         "--faults", choices=("on", "off"), default="on", help="whether things may be made to fail"
     )
     run.add_argument(
+        "--images", choices=("on", "off"), default="on", help="whether it keeps firmware images"
+    )
+    run.add_argument(
         "--active-jobs",
         type=_job_count,
         metavar="N",
@@ -127,6 +130,7 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         idle_timeout=options.idle_timeout,
         trace=options.trace == "on",
         faults=options.faults == "on",
+        images=options.images == "on",
         job_limits=_job_limits(options, TIERS.get(options.tier)),
         tier=TIERS.get(options.tier),
         configuration_seconds=options.configuration_seconds or DEFAULT_SECONDS,

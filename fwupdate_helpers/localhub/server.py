@@ -60,6 +60,7 @@ def run(
     idle_timeout: float | None = None,
     trace: bool = True,
     faults: bool = True,
+    images: bool = True,
     job_limits: JobLimits | None = None,
     tier: Tier | None = None,
     configuration_seconds: float = DEFAULT_SECONDS,
@@ -74,6 +75,7 @@ def run(
         idle_timeout: Stop so many seconds after the last use; None never does.
         trace: Whether the last messages are kept for ``GET /$localhub/trace``.
         faults: Whether faults can be asked for with ``POST /$localhub/faults``.
+        images: Whether images can be published with ``POST /$localhub/images``.
         job_limits: How many jobs may be active, and how fast they work; None means those of the
             tier.
         tier: Whose throttles and quotas hold; None means none.
@@ -101,6 +103,7 @@ def run(
             WireFaults(_utc_now, on=faults),
             job_limits or JobLimits.of(tier),
             tier=tier,
+            offers_images=images,
             configuration_seconds=configuration_seconds,
         )
         asyncio.run(hub.run(address, service_port, on_ready))
@@ -118,9 +121,11 @@ class _LocalHub:
         job_limits: JobLimits,
         *,
         tier: Tier | None,
+        offers_images: bool,
         configuration_seconds: float,
     ) -> None:
         self._state = state
+        self._offers_images = offers_images
         self._tier = tier
         self._configuration_seconds = configuration_seconds
         self._trace = trace
@@ -198,6 +203,7 @@ class _LocalHub:
             queries=QueryRoute(database),
             trace=self._trace,
             faults=self._faults,
+            offers_images=self._offers_images,
             about=lambda: self._about(devices, store, database),
             stop=self._stopping.set,
             used=self._note_use,

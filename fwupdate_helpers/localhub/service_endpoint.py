@@ -92,6 +92,7 @@ class ServiceEndpoint:
         queries: The route that answers queries.
         configurations: The routes of automatic device configurations.
         trace: Where requests and answers are noted.
+        offers_images: Whether images can be published and downloaded.
         about: Returns what ``GET /$localhub/status`` answers.
         stop: Called by ``POST /$localhub/stop``.
         used: Called on every authenticated request.
@@ -110,6 +111,7 @@ class ServiceEndpoint:
         queries: QueryRoute,
         trace: WireTrace,
         faults: WireFaults,
+        offers_images: bool,
         about: Callable[[], Json],
         stop: Callable[[], None],
         used: Callable[[], None],
@@ -119,6 +121,7 @@ class ServiceEndpoint:
         self._methods = methods
         self._throttle = devices.throttle
         self._twins = TwinChanges(store, devices)
+        self._offers_images = offers_images
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
         self._job_route = jobs
@@ -155,7 +158,8 @@ class ServiceEndpoint:
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._websockets.add_routes(app.router)
-        self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
+        if self._offers_images:
+            self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
         for method, path, name in NOT_BUILT:
             route(method, path, self._guarded(SERVICE_CONNECT, _not_built(name)))
         route("*", "/{anything:.*}", self._guarded(SERVICE_CONNECT, _no_such_route))
