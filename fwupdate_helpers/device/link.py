@@ -93,6 +93,7 @@ class HubLink:
         self._unanswered = self._evictions = 0
         self._connected_at = 0.0
         self._own, self._has_rival, self._is_fruitful = OwnReports(), False, False
+        self._looking, self._fruitless = asyncio.Lock(), 0
 
     @property
     def is_connected(self) -> bool:
@@ -131,11 +132,19 @@ class HubLink:
         await self.ask(self._subscribe)
 
     async def read_twin(self) -> Json:
-        """Return the device twin as the hub has it."""
-        look = self._own.look()
-        twin: Json = await self.ask(_get_twin)
-        self._has_rival |= self._own.is_foreign(_version(twin), look)
-        return twin
+        """Return the device twin as the SDK does: ``{"desired": …, "reported": …}``."""
+        while True:
+            await self.ready()
+            with suppress(NotAcknowledged):
+                return await self._look()
+
+    async def _look(self) -> Json:
+        """Read the twin once; its count tells whether another client has written since."""
+        async with self._looking:  # two looks at a time would count the same reports twice
+            look = self._own.look()
+            twin: Json = await self.attempt(_get_twin)
+            self._has_rival |= self._own.is_foreign(_version(twin), look)
+            return twin
 
     async def report(self, patch: Json) -> None:
         """Send a reported patch once.
@@ -176,6 +185,7 @@ class HubLink:
             self._events.add("retry", f"The hub did not take a request ({error}); asking again.")
             if isinstance(error, NotAcknowledged):
                 raise
+            self._note_state(self._client)
             await asyncio.sleep(self._policy.wait_after(1))
             raise NotAcknowledged(str(error)) from error
         self._unanswered = 0
@@ -212,8 +222,9 @@ class HubLink:
         while True:
             await self._lost.wait()
             # On a bad line some work is done; a rival that does not show lets next to none be done.
-            fruitless = 0 if self._is_fruitful else self._evictions - 2 * self._policy.evictions
-            await asyncio.sleep(_PAUSE_SECONDS + self._policy.wait_after(1 + max(0, fruitless)))
+            self._fruitless = 0 if self._is_fruitful else self._fruitless + 1
+            too_many = max(0, self._fruitless - 2 * self._policy.evictions)
+            await asyncio.sleep(_PAUSE_SECONDS + self._policy.wait_after(1 + too_many))
             if self._is_cut:
                 return
             if is_renewing(self._client) or self.is_connected:
@@ -245,6 +256,7 @@ class HubLink:
                 await asyncio.sleep(wait)
             else:
                 self._set_connected(True)
+                self._note_state(self._client)  # it may be lost again by now
                 return
 
     def _is_hopeless(self, error: Exception, *, left: float) -> bool:
@@ -367,9 +379,7 @@ class HubLink:
     async def _look_for_rival(self) -> None:
         """Ask the hub whether another client has written as this device since the last look."""
         with suppress(NotAcknowledged):  # of the next connection there is another try
-            look = self._own.look()
-            twin = await self.attempt(_get_twin)
-            self._has_rival |= self._own.is_foreign(_version(twin), look)
+            await self._look()
 
 
 async def _get_twin(client: Any) -> Json:
