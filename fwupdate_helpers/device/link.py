@@ -24,6 +24,7 @@ from fwupdate_helpers.device.sdk_inside import (
     METHODS,
     TWIN_PATCHES,
     discard,
+    drop_socket,
     is_renewing,
     release,
     sever,
@@ -210,6 +211,7 @@ class HubLink:
             try:
                 await asyncio.wait_for(self._client.connect(), self._policy.connect_seconds)
             except Exception as error:
+                drop_socket(error)
                 failures += 1
                 wait, spent = self._policy.wait_after(failures), loop.time() - began
                 if self._is_hopeless(error, left=seconds - spent - wait):
