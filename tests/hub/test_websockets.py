@@ -124,7 +124,7 @@ def walk(hub: Hub, device_id: str, connect: Connect, **options: Any) -> Counter[
     assert (twin["desired"]["speed"], len(twin["reported"]["size"])) == (3, 7)
     client.send_message("telemetry")
     client.disconnect()
-    wait_for(lambda: "DISCONNECT" in str([row.what for row in hub.trace(device_id)]))
+    wait_for(lambda: "DISCONNECT" in str([row.what for row in hub.trace(device_id)]), seconds=30)
     return Counter(
         f"{row.source}→{row.target} {_plain(row.what, device_id)} {row.status}"
         for row in hub.trace(device_id)
@@ -189,7 +189,7 @@ def test_one_setting_brings_devices_to_port_443(
     hub_process: HubProcess, hub: Hub, device: SimulatedDevice, device_id: str
 ) -> None:
     assert hub.device_options["websockets"] is True
-    assert clients_of(hub_process) == 1
+    wait_for(lambda: clients_of(hub_process) == 1, seconds=30)
     assert update(hub, device_id)["firmwareStatus"] == "completed"
 
 
@@ -213,10 +213,16 @@ def test_a_power_cut_is_no_farewell_and_leaves_no_socket(
         device.start()
         mark = hub.trace(device_id).last
         device.power_cut()
-        wait_for(lambda mark=mark: bool(hub.trace(device_id, after=mark)))
-        assert next(iter(hub.trace(device_id, after=mark))).what.startswith("CLOSE")
-    wait_for(lambda: sockets_here() <= before[0] and clients_of(hub_process) <= before[1])
+        wait_for(lambda mark=mark: "CLOSE" in packets(hub, device_id, mark), seconds=30)
+        assert "DISCONNECT" not in packets(hub, device_id, mark)
+    wait_for(lambda: no_more_than(*before, hub_process), seconds=30)
     assert not [event for event in device.events if event.kind == "error"]
+
+
+def packets(hub: Hub, device_id: str, after: int) -> list[str]:
+    """Return the names of the packets about a device's connection."""
+    rows = hub.trace(device_id, after=after, kinds=["connection"])
+    return [row.what.partition(" ")[0] for row in rows]
 
 
 def test_after_lost_connections_no_socket_is_left(
@@ -226,10 +232,16 @@ def test_after_lost_connections_no_socket_is_left(
     for number in range(3):
         hub.faults.drop_connection(device_id)
         device.report({"number": number}, timeout=30)
-        wait_for(lambda: hub.registry.get_twin(device_id).connection_state == "Connected")
+        wait_for(
+            lambda: hub.registry.get_twin(device_id).connection_state == "Connected", seconds=30
+        )
     gc.collect()
-    wait_for(lambda: sockets_here() <= before[0] and clients_of(hub_process) <= before[1])
+    wait_for(lambda: no_more_than(*before, hub_process), seconds=30)
     assert reported(hub.registry, device_id)["number"] == 2
+
+
+def no_more_than(here: int, there: int, hub: HubProcess) -> bool:
+    return sockets_here() <= here and clients_of(hub) <= there
 
 
 def sockets_here() -> int:
@@ -289,14 +301,13 @@ def test_a_handshake_that_is_turned_away_is_tried_again(
             assert not door.answers
             assert [event.kind for event in device.events].count("retry") >= 3
             device.report({"in": True}, timeout=30)
-        wait_for(lambda: sockets_here() <= before)
+        wait_for(lambda: sockets_here() <= before, seconds=30)
 
 
 def test_a_worker_of_a_fleet_has_the_setting(hub_process: HubProcess, hub: Hub) -> None:
-    before = clients_of(hub_process)
     with Fleet(hub, 2, name="ws", stage_seconds=0.0, speeds=(None,)) as fleet:
         fleet.start()
-        assert clients_of(hub_process) == before + 2
+        wait_for(lambda: clients_of(hub_process) == 2, seconds=30)
         fleet.delete()
 
 
@@ -313,7 +324,7 @@ def test_the_console_app_has_the_setting_with_a_connection_string_of_its_own(
     with app:
         assert app.stdout is not None
         assert any("Waiting for commands" in line for line in app.stdout)
-        assert clients_of(hub_process) == 1
+        wait_for(lambda: clients_of(hub_process) == 1, seconds=30)
         app.terminate()
 
 
@@ -410,15 +421,15 @@ def test_packets_may_be_cut_and_joined_by_frames(open_socket: OpenSocket) -> Non
 def test_the_hub_says_goodbye_with_a_frame_and_hangs_up(open_socket: OpenSocket) -> None:
     refused = open_socket()
     assert refused.connect(password="SharedAccessSignature sr=x&sig=y&se=1")[1] == 5
-    assert refused.wait_until_closed() == []
+    assert refused.wait_until_closed(30) == []
     assert refused.socket.closed_with == 1000
 
     rude = open_socket().connected()
     rude.socket.plain.sendall(frame(PINGREQ, TEXT))  # [6.0.0-1]
-    assert rude.wait_until_closed() == []
+    assert rude.wait_until_closed(30) == []
 
     older, newer = open_socket().connected(), open_socket().connected()
-    assert older.wait_until_closed() == []
+    assert older.wait_until_closed(30) == []
     assert newer.answers_ping()
 
 
@@ -450,4 +461,6 @@ def test_a_client_that_does_not_read_is_cut_off_and_the_others_are_served(
         return bool(twin["connectionState"] == "Disconnected")
 
     wait_for(is_cut_off, seconds=30)
-    assert len(slow.wait_until_closed()) < 1000, "the hub kept answers for a client that reads none"
+    assert len(slow.wait_until_closed(30)) < 1000, (
+        "the hub kept answers for a client that reads none"
+    )
