@@ -15,7 +15,7 @@ READY := $(VENV)/.ready
 OURS := $(VENV)/.made-by-make
 
 # Set but empty: the local hub, whatever .env says. Tests and the demo never reach a real hub.
-LOCAL_ONLY := FWUPDATE_IOTHUB_CONNECTION_STRING=
+LOCAL_ONLY := FWUPDATE_IOTHUB_CONNECTION_STRING= FWUPDATE_IOTHUB_WEBSOCKETS=
 DEMO_ENV := $(LOCAL_ONLY) FWUPDATE_STATE_DIR="$(CURDIR)/build/localhub-state"
 DEMO_FILES := build/02_firmware_update.html build/timeline.png
 

@@ -162,6 +162,8 @@ _DEVICE_EVENTS: Final = {
 
 
 def _device_connection(options: argparse.Namespace) -> tuple[str, dict[str, Any], Hub | None]:
+    from fwupdate_helpers.websockets import websocket_options
+
     given = _given_string(options, DEVICE_VARIABLE)
     if given is None:
         hub = _connect_hub(options)
@@ -173,7 +175,7 @@ def _device_connection(options: argparse.Namespace) -> tuple[str, dict[str, Any]
             "--device-id is not the device of the connection string. Leave the option out.",
         )
     trust = {"server_verification_cert": _read_ca(options.ca_file)} if options.ca_file else {}
-    return given, trust, None
+    return given, trust | websocket_options(), None
 
 
 def _read_ca(file: Path) -> str:

@@ -22,6 +22,7 @@ from fwupdate_helpers.connection_string import (
 )
 from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
 from fwupdate_helpers.sdk_errors import hub_errors
+from fwupdate_helpers.websockets import check_port_443, websocket_options
 
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
@@ -48,7 +49,8 @@ def connect_hub() -> Hub:
 
     Raises:
         InvalidConnectionString: The string lacks a part or has a bad one.
-        HubUnavailable: The local hub cannot start; the message tells what to do.
+        HubUnavailable: The local hub cannot start, or devices are to use WebSockets and it may not
+            listen on port 443; the message tells what to do.
 
     Example:
         >>> hub = connect_hub()  # doctest: +SKIP
@@ -86,6 +88,7 @@ def _connect_local_hub() -> Hub:
     state = StateDir.default()
     try:
         running = background.ensure_running(state)
+        check_port_443(running)
         lease = leases.take(state)
     except LocalHubError as error:
         raise HubUnavailable(str(error)) from error
@@ -178,10 +181,14 @@ class Hub:
 
     @property
     def device_options(self) -> dict[str, Any]:
-        """Keyword arguments for ``IoTHubDeviceClient.create_from_connection_string``."""
+        """Keyword arguments for ``IoTHubDeviceClient.create_from_connection_string``.
+
+        With the setting ``FWUPDATE_IOTHUB_WEBSOCKETS=1``, devices use port 443 instead of 8883.
+        """
         if self._ca_file is None:
-            return {}
-        return {"server_verification_cert": self._ca_file.read_text(encoding="ascii")}
+            return websocket_options()
+        trust = {"server_verification_cert": self._ca_file.read_text(encoding="ascii")}
+        return trust | websocket_options()
 
     @property
     def device_host(self) -> str:

@@ -264,8 +264,8 @@ def no_connection(
     else:
         found = HubUnavailable(
             f"The device {device_id!r} reaches no hub ({type(error).__name__}). Run the set-up "
-            "cell again. On a network that blocks port 8883, ask for it to be opened; a device "
-            "identity that is disabled is turned away, too."
+            "cell again. On a network that blocks port 8883, set FWUPDATE_IOTHUB_WEBSOCKETS=1 (it "
+            "takes port 443); a device identity that is disabled is turned away, too."
         )
     found.__cause__ = error
     return found

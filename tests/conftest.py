@@ -13,6 +13,7 @@ from tests.support import HubProcess, device_connection_string
 
 # Before anything reads it: no test ever reaches a real hub, or the hub of the person who runs them.
 os.environ["FWUPDATE_IOTHUB_CONNECTION_STRING"] = ""
+os.environ["FWUPDATE_IOTHUB_WEBSOCKETS"] = ""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -137,7 +137,12 @@ class RawDevice:
         hub: Where to connect.
         device_id: Whose name to use.
         key: What signs the tokens: the device's key, unless a test wants another one.
+
+    Attributes:
+        port: Where it connects to.
     """
+
+    port = 8883
 
     def __init__(
         self, hub: HubProcess, device_id: str, key: str, *, receive_buffer: int | None = None
@@ -152,9 +157,13 @@ class RawDevice:
         if receive_buffer is not None:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         plain.settimeout(5)
-        plain.connect((self.host, 8883))
+        plain.connect((self.host, self.port))
         context = ssl.create_default_context(cafile=hub.ca_file)
-        self.socket = context.wrap_socket(plain, server_hostname=self.host)
+        self.socket = self.opened(context.wrap_socket(plain, server_hostname=self.host))
+
+    def opened(self, secure: ssl.SSLSocket) -> Any:
+        """Return what MQTT is sent through: the TLS connection itself."""
+        return secure
 
     def __enter__(self) -> RawDevice:
         return self

@@ -33,6 +33,16 @@ def has_capability(number: int) -> bool:
     return bool(int(effective, 16) >> number & 1)
 
 
+def may_listen(port: int) -> bool:
+    """Tell whether the system lets this process listen on a port of a loopback address."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((free_loopback_address(), port))
+        except PermissionError:
+            return False
+    return True
+
+
 def missing_tool(what: str) -> None:
     """Skip a test because this machine lacks a tool; fail where tests must not be skipped."""
     if os.environ.get("CI"):

@@ -26,6 +26,7 @@ from fwupdate_helpers.device.sdk_inside import (
     METHODS,
     TWIN_PATCHES,
     discard,
+    drop_socket,
     is_renewing,
     release,
     sever,
@@ -44,6 +45,7 @@ _PAUSE_SECONDS: Final = 0.05
 _PASSING: Final = {
     *("NoConnectionError", "ConnectionDroppedError", "ConnectionFailedError"),
     *("OperationTimeout", "OperationCancelled", "TimeoutError", "NotAcknowledged"),
+    "WebsocketConnectionError",
 }
 """The errors of the SDK that may pass by themselves; some hide in the cause of another."""
 _UNSTEADY: Final = "The line is bad, or another client uses this device id"
@@ -243,6 +245,7 @@ class HubLink:
             try:
                 await asyncio.wait_for(self._client.connect(), self._policy.connect_seconds)
             except Exception as error:
+                drop_socket(error)
                 failures += 1
                 wait, spent = self._policy.wait_after(failures), loop.time() - began
                 if self._is_hopeless(error, left=seconds - spent - wait):
@@ -407,7 +410,9 @@ def is_temporary(error: BaseException) -> bool:
 
 
 def _names(error: BaseException) -> set[str]:
-    return {type(error).__name__, type(error.__cause__).__name__}
+    # Only what fails within paho lies one deeper: the SDK tells of it as "unexpected".
+    deepest = getattr(error.__cause__, "__cause__", None)
+    return {type(one).__name__ for one in (error, error.__cause__, deepest)}
 
 
 def silent_hub(device_id: str, seconds: float, *, is_unsteady: bool) -> HubUnavailable:

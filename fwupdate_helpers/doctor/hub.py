@@ -40,7 +40,7 @@ def check_setting(machine: Machine, *, on_azure: bool = False) -> Finding:
     Nothing here reaches Azure, and no part of the connection string is shown.
     """
     from fwupdate_helpers.connection_string import read_service_string
-    from fwupdate_helpers.errors import InvalidConnectionString
+    from fwupdate_helpers.errors import FirmwareUpdateError, InvalidConnectionString
     from fwupdate_helpers.hub import CONNECTION_STRING_VARIABLE as NAME
     from fwupdate_helpers.hub import read_setting
 
@@ -53,9 +53,21 @@ def check_setting(machine: Machine, *, on_azure: bool = False) -> Finding:
         return failure(f"{NAME} is not set.", fix, *example)
     try:
         read_service_string(given)
+        way = _way()
     except InvalidConnectionString as error:
         return failure(f"{NAME} cannot be used.", str(error), *example)
-    return ok(f"{NAME} holds a service connection string. Azure was not contacted.")
+    except FirmwareUpdateError as error:
+        return failure("The port of devices is not set right.", str(error))
+    return ok(f"{NAME} holds a service connection string. Azure was not contacted. {way}")
+
+
+def _way() -> str:
+    """Tell which port devices will use: many networks let only 443 out."""
+    from fwupdate_helpers.websockets import WEBSOCKETS_VARIABLE, uses_websockets
+
+    if uses_websockets():
+        return "Devices will use port 443 (WebSockets)."
+    return f"Devices will use port 8883; where it is blocked, set {WEBSOCKETS_VARIABLE}=1."
 
 
 def _told(machine: Machine, name: str) -> Finding:
@@ -69,9 +81,11 @@ def _told(machine: Machine, name: str) -> Finding:
 
 def check_local_hub(machine: Machine) -> Finding:
     """Check that the local hub answers; start it when it does not run."""
+    from fwupdate_helpers.errors import FirmwareUpdateError
     from fwupdate_helpers.localhub import background
     from fwupdate_helpers.localhub.errors import LocalHubError
     from fwupdate_helpers.localhub.statedir import read_json
+    from fwupdate_helpers.websockets import WEBSOCKETS_VARIABLE, check_port_443
 
     state = _state()
     before = (read_json(state.running_file) or {}).get("pid")
@@ -79,6 +93,11 @@ def check_local_hub(machine: Machine) -> Finding:
         running = background.ensure_running(state, start_timeout=_START_SECONDS)
     except LocalHubError as error:
         return _no_hub(machine, error, state)
+    try:
+        check_port_443(running)
+    except FirmwareUpdateError as error:
+        to_8883 = machine.set_variables(**{WEBSOCKETS_VARIABLE: "0"})
+        return failure(str(error), "To let devices use port 8883:", *to_8883)
     how = "" if running.pid == before else "; started for this check, it stops by itself"
     return ok(f"answers on {running.device_host}, process {running.pid}{how}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from fwupdate_helpers.doctor.machine import Machine
@@ -44,7 +45,7 @@ def check_service_port(machine: Machine) -> Finding:
         both = ports.bind(known_address=address, known_port=port)
     except LocalHubError as error:
         return _taken(machine, error)
-    with both.device, both.service:
+    with closing(both):
         return ok(f"{both.service_port} is free on {both.address}")
 
 

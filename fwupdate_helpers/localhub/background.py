@@ -36,6 +36,10 @@ _ANSWER_TIMEOUT: Final = 5.0
 _MOMENT: Final = 3.0
 """Seconds that a hub may hold its folder and not answer: it is just starting or stopping."""
 _POLL: Final = 0.02
+_OLD_HUB: Final = (
+    "It was started by an earlier version of this package. Stop it with "
+    "'python -m fwupdate_helpers.localhub stop'."
+)
 
 # Ends at once, so that the hub has no parent: on Windows a kernel restart kills the kernel's
 # children, and on POSIX a dead child of the kernel would stay as a zombie.
@@ -62,6 +66,7 @@ class RunningHub:
         connection_string: For services, with the key of the policy iothubowner.
         device_host: What a device connection string has as its HostName.
         ca_file: The CA to trust.
+        no_websockets: Why devices cannot use WebSockets, and what to do; empty when they can.
     """
 
     connection_string: str
@@ -69,6 +74,7 @@ class RunningHub:
     service_port: int
     ca_file: Path
     pid: int
+    no_websockets: str = ""
 
     def __repr__(self) -> str:
         return f"RunningHub({self.device_host}:{self.service_port}, pid {self.pid})"
@@ -115,6 +121,7 @@ def find(state: StateDir, *, timeout: float = _ANSWER_TIMEOUT) -> RunningHub | N
         service_port=about["service_port"],
         ca_file=state.ca_file,
         pid=about["pid"],
+        no_websockets=about.get("websocket_problem", _OLD_HUB) or "",
     )
 
 

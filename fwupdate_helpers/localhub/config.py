@@ -6,7 +6,7 @@ from typing import Any
 
 from fwupdate_helpers.localhub.authentication import OWNER_POLICY, POLICIES
 from fwupdate_helpers.localhub.errors import LocalHubError
-from fwupdate_helpers.localhub.ports import is_loopback, is_port
+from fwupdate_helpers.localhub.ports import HTTPS_PORT, is_loopback, is_port
 from fwupdate_helpers.localhub.sas import is_key, new_key
 from fwupdate_helpers.localhub.statedir import StateDir, read_json
 
@@ -37,7 +37,9 @@ def owner_connection_string(state: StateDir) -> str:
     """
     config = read_json(state.config_file) or {}
     try:
-        host = f"{config['address']}:{config['service_port']}"
+        host, port = str(config["address"]), config["service_port"]
+        if port != HTTPS_PORT:  # an IoT Hub's own, which a HostName goes without
+            host += f":{port}"
         key = config["policies"][OWNER_POLICY][0]
         if not is_key(key):
             raise ValueError("not a key")

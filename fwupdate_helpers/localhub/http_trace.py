@@ -8,14 +8,17 @@ from aiohttp import web
 
 from fwupdate_helpers.localhub.error_responses import Handler
 from fwupdate_helpers.localhub.image_endpoint import SENT
+from fwupdate_helpers.localhub.websocket_endpoint import WEBSOCKET_ROUTE
 from fwupdate_helpers.localhub.wiretrace import DEVICE, HUB, SERVICE, Message, WireTrace
 
 OWN_ROUTES: Final = "/$localhub/"
+_UNTOLD: Final = (OWN_ROUTES, WEBSOCKET_ROUTE)
+"""The hub's own routes; and a device's way in, of which the MQTT packets tell."""
 _IMAGES: Final = "/firmware/"
 
 
 class HttpTrace:
-    """Adds requests and answers to the wire trace; the hub's own routes are not told of."""
+    """Adds requests and answers to the wire trace."""
 
     def __init__(self, trace: WireTrace) -> None:
         self._trace = trace
@@ -46,7 +49,7 @@ class HttpTrace:
         self._add_answer(request, response)
 
     def _tells(self, request: web.Request) -> bool:
-        return self._trace.on and not request.path.startswith(OWN_ROUTES)
+        return self._trace.on and not request.path.startswith(_UNTOLD)
 
     def _add_request(self, request: web.Request, body: bytes) -> int | None:
         kind, client = _kind(request)

@@ -16,24 +16,45 @@ DEVICE_PORT: Final = 8883
 """MQTT over TLS. azure-iot-device knows no other port."""
 SERVICE_PORT: Final = 8443
 """HTTPS. Port 443 would need rights on Linux."""
+HTTPS_PORT: Final = 443
+"""Where an IoT Hub has HTTPS, and MQTT over WebSockets: azure-iot-device knows no other port."""
 _SERVICE_PORTS_TRIED = 100
 _ADDRESSES_TRIED = 30
 _IN_USE = {errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)}
 _REFUSED = {errno.EACCES, getattr(errno, "WSAEACCES", errno.EACCES)}
+_NO_RIGHTS: Final = (
+    "Let users have it (on Linux 'sudo sysctl net.ipv4.ip_unprivileged_port_start=443'), then stop "
+    "the hub with 'python -m fwupdate_helpers.localhub stop'; the next start takes it."
+)
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """Two bound sockets on one loopback address."""
+    """Bound sockets on one loopback address.
+
+    Attributes:
+        device: Port 8883.
+        service: The service port.
+        websocket: Port 443, where the hub may have it and it is not the service port.
+        websocket_problem: Why port 443 cannot be had, and what to do; None when it is had.
+    """
 
     address: str
     device: socket.socket
     service: socket.socket
+    websocket: socket.socket | None = None
+    websocket_problem: LocalHubError | None = None
 
     @property
     def service_port(self) -> int:
         """The port of the service endpoint."""
         return int(self.service.getsockname()[1])
+
+    def close(self) -> None:
+        """Close all of them."""
+        for one in (self.device, self.service, self.websocket):
+            if one is not None:
+                one.close()
 
 
 def is_loopback(address: object) -> bool:
@@ -66,7 +87,7 @@ def bind(
     known_address: str | None = None,
     known_port: int | None = None,
 ) -> Listeners:
-    """Bind the device port and the service port.
+    """Bind the device port and the service port, and port 443 where that can be had.
 
     Args:
         address: The one address to take; without it the known one is tried first, then
@@ -86,7 +107,8 @@ def bind(
     except BaseException:
         device.close()
         raise
-    return Listeners(chosen, device, service)
+    websocket, problem = _bind_websocket(chosen, int(service.getsockname()[1]))
+    return Listeners(chosen, device, service, websocket, problem)
 
 
 def bind_device(address: str | None = None, known: str | None = None) -> socket.socket:
@@ -124,6 +146,21 @@ def _bind_service(address: str, port: int | None, known: int | None) -> socket.s
     raise _taken(port, [address])
 
 
+def _bind_websocket(
+    address: str, service_port: int
+) -> tuple[socket.socket | None, LocalHubError | None]:
+    """Bind port 443, or tell why not: the hub can do without it."""
+    if service_port == HTTPS_PORT:
+        return None, None
+    try:
+        listener = _try_bind(address, HTTPS_PORT)
+    except LocalHubError as error:
+        return None, LocalHubError(error.happened, _NO_RIGHTS)
+    except OSError as error:
+        return None, LocalHubError(f"Port {HTTPS_PORT} cannot be had ({error.strerror}).")
+    return listener, None if listener else _taken(HTTPS_PORT, [address])
+
+
 def _try_bind(address: str, port: int) -> socket.socket | None:
     # With the protocol named, asyncio turns Nagle's algorithm off: 40 ms less per message.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -141,7 +178,8 @@ def _try_bind(address: str, port: int) -> socket.socket | None:
         if error.errno in _REFUSED and os.name == "posix":
             raise LocalHubError(
                 f"The system does not let this user listen on port {port} (ports below 1024 need "
-                "rights). Give a higher one with --service-port."
+                "rights).",
+                "Give a higher one with --service-port.",
             ) from error
         # EADDRNOTAVAIL: macOS has 127.0.0.1 only.
         if error.errno in _IN_USE | _REFUSED | {errno.EADDRNOTAVAIL}:

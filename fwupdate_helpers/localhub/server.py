@@ -146,8 +146,7 @@ class _LocalHub:
             self._state.running_file.unlink(missing_ok=True)
             images.close()
             database.close()
-            listeners.device.close()
-            listeners.service.close()
+            listeners.close()
 
     async def _serve(
         self,
@@ -202,7 +201,8 @@ class _LocalHub:
         device_server = await loop.create_server(
             devices.new_connection, sock=listeners.device, ssl=context, ssl_handshake_timeout=10
         )
-        await web.SockSite(runner, listeners.service, ssl_context=context).start()
+        for listener in filter(None, (listeners.service, listeners.websocket)):
+            await web.SockSite(runner, listener, ssl_context=context).start()
         try:
             with _stop_signals(loop, self._stopping):
                 self._announce(listeners, on_ready)
@@ -223,11 +223,14 @@ class _LocalHub:
         return JobScheduler(tools, self._job_limits, _utc_now)
 
     def _announce(self, listeners: ports.Listeners, on_ready: Callable[[Json], None]) -> None:
+        problem = listeners.websocket_problem
         self._ready = {
             "pid": os.getpid(),
             "device_host": listeners.address,
             "device_port": ports.DEVICE_PORT,
             "service_port": listeners.service_port,
+            "websocket_port": None if problem else ports.HTTPS_PORT,
+            "websocket_problem": str(problem) if problem else None,
             "ca_file": str(self._state.ca_file),
         }
         write_json(self._state.running_file, self._ready)

@@ -56,6 +56,7 @@ from fwupdate_helpers.localhub.store import Store
 from fwupdate_helpers.localhub.trace_route import TraceRoute
 from fwupdate_helpers.localhub.twin_changes import TwinChanges
 from fwupdate_helpers.localhub.twins import Twin
+from fwupdate_helpers.localhub.websocket_endpoint import WebSocketEndpoint
 from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 Json = dict[str, Any]
@@ -123,6 +124,7 @@ class ServiceEndpoint:
         self._faults = faults
         self._configuration_route = configurations
         self._registry_route = RegistryRoute(store, devices)
+        self._websockets = WebSocketEndpoint(devices.new_connection)
         self._fault_route = FaultRoute(faults, devices, store, images)
         self._trace, self._trace_route = HttpTrace(trace), TraceRoute(trace)
         self._about = about
@@ -150,6 +152,7 @@ class ServiceEndpoint:
         self._query_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._trace_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
         self._fault_route.add_routes(app.router, partial(self._guarded, SERVICE_CONNECT))
+        self._websockets.add_routes(app.router)
         self._images.add_routes(app.router, partial(self._guarded, REGISTRY_WRITE))
         for method, path, name in NOT_BUILT:
             route(method, path, self._guarded(SERVICE_CONNECT, _not_built(name)))
