@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from nbclient import NotebookClient
 
 from fwupdate_helpers import connect_hub
@@ -32,6 +33,14 @@ _field = ask_connection_string()
 _field.field.value = {string!r}
 print(_field.text)
 """
+
+
+USED = """
+_told = hub.local_request("GET", "/$localhub/status").json()
+print(_told["daily_messages"]["used"])
+"""
+CONNECTING = 2
+"""Messages before the call: the device reads its twin, and reports that it stands by."""
 
 
 def run_between(client: NotebookClient, first: str, last: str) -> None:
@@ -103,6 +112,21 @@ def test_a_kernel_that_begins_on_azure_says_what_it_cannot_measure(tmp_path: Pat
     assert checks == ["correct", "correct"]
     assert not (tmp_path / "no-local-hub" / "hub.db").exists(), "no local hub was started"
     check_no_errors(notebook)
+
+
+def test_what_the_notebook_counts_is_what_a_hub_of_the_free_tier_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FWUPDATE_STATE_DIR", str(tmp_path / "hub"))
+    notebook = load(NOTEBOOK, 0.2)
+    with HubProcess(tmp_path / "hub", "--tier", "F1"), kernel_for(notebook) as client:
+        run_between(client, "set-up", "one-update")
+        before = int(run_code(client, USED))
+        run(client, "run-here")
+        used = int(run_code(client, USED)) - before
+        run_between(client, "charged", "price")
+        told = run_code(client, "print(sum(n for name, n in price.items() if name.endswith('F1')))")
+    assert used == int(told) + CONNECTING
 
 
 def test_the_numbers_of_the_tiers_are_those_of_the_local_hub() -> None:
