@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from fwupdate_helpers.widgets import FleetBoard, UpdatePanel
 
 # Without a handler, Python prints the SDK's warnings to stderr, under whatever cell runs then.
-logging.getLogger("azure.iot.device").addHandler(logging.NullHandler())
+for _name in ("azure.iot.device", "azure.identity"):
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
 _HOME = {
     "DeviceProfile": "fleet",

@@ -11,13 +11,21 @@ from fwupdate_helpers.errors import InvalidConnectionString
 
 _KEY = re.compile(r"(SharedAccessKey\s*=\s*)[^;]+", re.IGNORECASE)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
+_PARTS = {
+    "HostName": _HOST,
+    "DeviceId": re.compile(r".*"),
+    "SharedAccessKeyName": re.compile(r"[A-Za-z0-9._-]*"),
+    "SharedAccessKey": re.compile(r"(?!)"),
+}
+"""What is read of a connection string, and how a value looks that surely is no key."""
 _EXAMPLE = "HostName=…;SharedAccessKeyName=…;SharedAccessKey=…"
 
 
 class Secret(str):
     """A connection string that shows its key masked when it is printed, formatted or displayed.
 
-    It is the full text for everything else, so it can be handed to the SDK or written to a file.
+    One in which no key is recognised, a bare key for example, is masked as a whole. It is the full
+    text for everything else, so it can be handed to the SDK or written to a file.
     """
 
     def __new__(cls, text: str) -> Secret:
@@ -25,13 +33,14 @@ class Secret(str):
         return super().__new__(cls, str.__str__(text))
 
     def __repr__(self) -> str:
-        return repr(mask(self))
+        return repr(str(self))
 
     def __str__(self) -> str:
-        return mask(self)
+        masked = mask(self)
+        return masked if masked != str.__str__(self) or not masked else "***"
 
     def __format__(self, specification: str) -> str:
-        return format(mask(self), specification)
+        return format(str(self), specification)
 
 
 def mask(connection_string: str) -> str:
@@ -59,6 +68,12 @@ def read_service_key(connection_string: str) -> bytes:
     return base64.b64decode(parts["SharedAccessKey"])
 
 
+def read_policy(connection_string: str) -> tuple[str, str]:
+    """Return the policy's name and key, which is shown masked; raises as `read_service_string`."""
+    parts = _read(connection_string, "SharedAccessKeyName", _EXAMPLE)
+    return parts["SharedAccessKeyName"], parts["SharedAccessKey"]
+
+
 def read_device_string(connection_string: str) -> str:
     """Check a device connection string and return its device id.
 
@@ -76,7 +91,7 @@ def read_device_host(connection_string: str) -> str:
 
 
 def read_device_key(device: Any) -> str:
-    """Return the primary key of a device identity.
+    """Return the primary key of a device identity; it is shown masked when it is printed.
 
     Raises:
         InvalidConnectionString: The identity authenticates by certificate and has no key.
@@ -88,12 +103,13 @@ def read_device_key(device: Any) -> str:
             f"The device {device.device_id} has no symmetric key (it authenticates by "
             "certificate). Choose another device id.",
         )
-    return str(keys.primary_key)
+    return Secret(keys.primary_key)
 
 
 def _read(connection_string: str, name_part: str, example: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in connection_string.strip().split(";") if part.strip()]
-    parts = {name.strip(): value.strip() for name, _, value in pairs}
+    parts = _parts(connection_string)
+    # A traceback may be shown with the values of all variables.
+    connection_string = Secret(connection_string)
     for part in ("HostName", name_part, "SharedAccessKey"):
         if not parts.get(part):
             raise InvalidConnectionString(part, _missing(part, parts, example))
@@ -101,15 +117,32 @@ def _read(connection_string: str, name_part: str, example: str) -> dict[str, str
         raise InvalidConnectionString(
             "HostName", f"The connection string's HostName is no host name. Expected: {example}"
         )
-    try:
-        base64.b64decode(parts["SharedAccessKey"], validate=True)
-    except (binascii.Error, ValueError):
+    if not _is_base64(parts["SharedAccessKey"]):
         raise InvalidConnectionString(
             "SharedAccessKey",
             "The connection string's SharedAccessKey is not base64; part of it may be missing. "
             "Copy the whole string again.",
-        ) from None
+        )
     return parts
+
+
+def _parts(connection_string: str) -> dict[str, str]:
+    """Return the parts that are read here; what may be a key is shown masked."""
+    pairs = [part.partition("=") for part in connection_string.split(";")]
+    given = {name.strip(): value.strip() for name, _, value in pairs}
+    return {
+        name: given[name] if plain.fullmatch(given[name]) else Secret(given[name])
+        for name, plain in _PARTS.items()
+        if name in given
+    }
+
+
+def _is_base64(key: str) -> bool:
+    try:
+        base64.b64decode(key, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return True
 
 
 def _missing(part: str, parts: dict[str, str], example: str) -> str:

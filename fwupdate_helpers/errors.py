@@ -35,6 +35,14 @@ class InvalidConnectionString(FirmwareUpdateError):
         super().__init__(problem)
 
 
+class EnvFileRefused(FirmwareUpdateError):
+    """The ``.env`` holds a key, and other users of this computer can read it."""
+
+
+class SignInUnavailable(FirmwareUpdateError):
+    """Nobody is signed in to Azure here, or azure-identity is not installed."""
+
+
 NOT_REACHED: Final = "notReached"
 """No connection came about, so the hub got nothing of the request."""
 ANSWER_LOST: Final = "answerLost"
@@ -84,6 +92,10 @@ class HubRequestError(FirmwareUpdateError):
 
 class HubThrottled(HubRequestError):
     """The hub got more requests than it takes, and did nothing with this one (HTTP 429)."""
+
+
+class HubQuotaExceeded(HubRequestError):
+    """The hub's messages of the day are used up (403002), until the next day in UTC begins."""
 
 
 class QueryRefused(HubRequestError):

@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-import getpass
-import hmac
-import os
-import re
-import time
 import weakref
 from collections.abc import Callable, Collection
-from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from fwupdate_helpers.connection_string import (
-    Secret,
-    read_device_key,
-    read_service_key,
-    read_service_string,
-)
+from fwupdate_helpers import attendees, kit_devices
+from fwupdate_helpers.connection_string import Secret, read_device_key
 from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
-from fwupdate_helpers.sdk_errors import hub_errors
+from fwupdate_helpers.hub_access import HubAccess, PolicyAccess, SignedInAccess
+from fwupdate_helpers.hub_clients import HubClients
+from fwupdate_helpers.identities import retried
+from fwupdate_helpers.kit_devices import KitDevices
+from fwupdate_helpers.retry_log import RetryLog
+from fwupdate_helpers.settings import (
+    CONNECTION_STRING_VARIABLE,
+    HOST_NAME_VARIABLE,
+    read_hub_setting,
+    read_setting,
+)
 from fwupdate_helpers.websockets import check_port_443, websocket_options
 
 if TYPE_CHECKING:
-    from azure.iot.hub import IoTHubConfigurationManager, IoTHubJobManager, IoTHubRegistryManager
-    from requests import Response
-
     from fwupdate_helpers.faults import Faults
     from fwupdate_helpers.trace import Trace
-
-CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
-_REPOSITORY = Path(__file__).resolve().parents[1]
-_TOKEN_SECONDS = 60
-_MANAGERS = ("registry", "jobs", "configurations")
-_LOCAL_TIMEOUT = (5.0, 120.0)
-"""Seconds to connect, and to wait for an answer: a large image is synced to the disk first."""
 
 
 def connect_hub() -> Hub:
     """Return the hub to work with: the one rule that all notebooks and apps follow.
 
-    When the variable ``FWUPDATE_IOTHUB_CONNECTION_STRING`` holds a service connection string, in
-    the environment or in the ``.env`` file of the repository's root, it is that IoT Hub on Azure.
-    Otherwise it is the local hub, started when it does not run yet. A variable that is set and
-    empty means the local hub, whatever ``.env`` says.
+    With a service connection string in ``FWUPDATE_IOTHUB_CONNECTION_STRING`` it is that IoT Hub on
+    Azure; with a hub's name in ``FWUPDATE_IOTHUB_HOSTNAME`` it is that one, by the sign-in to Azure
+    that azure-identity finds (``az login``). Either stands in the environment or in the ``.env``
+    file of the repository's root. Otherwise it is the local hub, started when it does not run yet.
+    A connection string that is set and empty means the local hub, whatever else is set.
 
     Raises:
         InvalidConnectionString: The string lacks a part or has a bad one.
+        EnvFileRefused: Others can read the ``.env``, and it holds a key.
+        SignInUnavailable: azure-identity is not installed.
         HubUnavailable: The local hub cannot start, or devices are to use WebSockets and it may not
             listen on port 443; the message tells what to do.
 
@@ -56,28 +49,12 @@ def connect_hub() -> Hub:
         >>> hub = connect_hub()  # doctest: +SKIP
         >>> hub.registry.get_twin(hub.device_id("thermostat"))  # doctest: +SKIP
     """
-    if given := read_setting(CONNECTION_STRING_VARIABLE):
-        return Hub(kind="azure", connection_string=given)
-    return _connect_local_hub()
-
-
-def read_setting(name: str) -> str:
-    """Return a variable of the environment, else of the ``.env`` in the repository's root."""
-    given = os.environ.get(name)
-    if given is None:
-        given = _from_env_file(_REPOSITORY, name)
-    return (given or "").strip()
-
-
-def _from_env_file(folder: Path, name: str = CONNECTION_STRING_VARIABLE) -> str | None:
-    file = folder / ".env"
-    if not file.is_file() or not (folder / "pyproject.toml").is_file():
-        return None
-    if os.name == "posix" and file.stat().st_uid != os.getuid():
-        return None
-    from dotenv import dotenv_values
-
-    return dotenv_values(file, encoding="utf-8-sig").get(name)
+    setting = read_hub_setting()
+    if setting is None:
+        return _connect_local_hub()
+    if setting.connection_string:
+        return Hub(kind="azure", connection_string=setting.connection_string)
+    return Hub(kind="azure", access=SignedInAccess(setting.host_name))
 
 
 def _connect_local_hub() -> Hub:
@@ -97,87 +74,41 @@ def _connect_local_hub() -> Hub:
         connection_string=running.connection_string,
         device_host=running.device_host,
         ca_file=running.ca_file,
+        tier=running.tier,
     )
     hub.release_on_close(lease)
     return hub
 
 
-class Hub:
+class Hub(HubClients):
     """An IoT hub, local or on Azure, and the SDK clients for it.
 
     Attributes:
         kind: ``"local"`` or ``"azure"``.
         host_name: The service's host; for the local hub with its port.
+        retries: What this object itself had to ask the hub again, identities for example.
+
+    Raises:
+        InvalidConnectionString: The string lacks a part or has a bad one.
     """
 
     def __init__(
         self,
         *,
         kind: Literal["local", "azure"],
-        connection_string: str,
+        connection_string: str = "",
+        access: HubAccess | None = None,
         device_host: str | None = None,
         ca_file: Path | None = None,
+        tier: str | None = None,
     ) -> None:
-        self.kind = kind
-        self.host_name = read_service_string(connection_string)
-        self._connection_string = Secret(connection_string)
+        connection_string = Secret(connection_string)
+        access = access or PolicyAccess(connection_string)
+        super().__init__(access, kind=kind, ca_file=ca_file, local_tier=tier)
         self._device_host = device_host or self.host_name.partition(":")[0]
-        self._ca_file = ca_file
         self._release: weakref.finalize[Any, Any] | None = None
         self._on_close: list[Callable[[], None]] = []
-
-    @cached_property
-    def registry(self) -> IoTHubRegistryManager:
-        """The SDK's service client: identities, twins and direct methods."""
-        return self.new_registry()
-
-    @cached_property
-    def jobs(self) -> IoTHubJobManager:
-        """The SDK's client for scheduled jobs: one method or twin patch for many devices.
-
-        As with `registry`, the SDK's own retries are off.
-
-        Example:
-            >>> hub.jobs.get_scheduled_job("my-job").status  # doctest: +SKIP
-            'completed'
-        """
-        from azure.iot.hub import IoTHubJobManager
-
-        return self._set_up(IoTHubJobManager.from_connection_string(self._connection_string))
-
-    @cached_property
-    def configurations(self) -> IoTHubConfigurationManager:
-        """The SDK's client for automatic device configurations, set up like `registry`."""
-        from azure.iot.hub import IoTHubConfigurationManager
-
-        string = self._connection_string
-        return self._set_up(IoTHubConfigurationManager.from_connection_string(string))
-
-    def new_registry(self) -> IoTHubRegistryManager:
-        """Return a service client of your own, for a thread that works in the background.
-
-        Close it with ``protocol.close()`` in the thread that has used it: the SDK keeps one
-        connection for each thread.
-
-        The SDK's own retries are off, so that there is one policy, and each retry is seen:
-        `RetryPolicy`. The SDK repeats GET, PUT and DELETE four times in 4.9 s by itself, silently;
-        two policies on top of each other multiply (8 tries become 32), and after the last one the
-        SDK drops the answer with its error code and its ``Retry-After`` (measured, msrest 0.7.1).
-        """
-        from azure.iot.hub import IoTHubRegistryManager
-
-        return self._set_up(IoTHubRegistryManager.from_connection_string(self._connection_string))
-
-    def _set_up(self, manager: Any) -> Any:
-        config = manager.protocol.config
-        # Without it the SDK opens a TLS connection for every request.
-        config.keep_alive = True
-        _switch_retries_off(config.retry_policy)
-        if self._ca_file is not None:
-            config.connection.verify = str(self._ca_file)
-            # A proxy of the network cannot reach this machine's loopback addresses.
-            config.proxies.use_env_settings = not self.host_name.startswith("127.")
-        return manager
+        self.retries = RetryLog()
 
     @property
     def device_options(self) -> dict[str, Any]:
@@ -195,108 +126,127 @@ class Hub:
         """The ``HostName`` of a device connection string."""
         return self._device_host
 
+    @property
+    def attendee(self) -> str:
+        """Whose devices these are: the beginning of their ids, and a tag; see `attendees`."""
+        return attendees.attendee()
+
     def device_id(self, name: str) -> str:
         """Return a device id of your own: your user name, the notebook and `name`.
 
         It is the same in every run, so a second run meets the device of the first; another user
         or another notebook gets another device.
         """
-        notebook = Path(os.environ.get("JPY_SESSION_NAME", "")).stem
-        owner, own = _words(_user_name(), notebook), _words(name)
-        return f"{owner[: 127 - len(own)]}-{own}".strip("-")[:128]
+        return attendees.device_id_of(self.attendee, name)
 
     def device_connection_string(self, device_id: str) -> str:
         """Return a device's connection string; create its identity when there is none.
 
-        The result is a text that shows its key masked when it is printed.
+        A new identity carries the kit's tags, by which `kit_devices` finds it again. The result is
+        a text that shows its key masked when it is printed.
 
         Raises:
-            HubUnauthorized: The hub refuses the connection string of this `Hub`.
+            HubUnauthorized: The hub refuses the credentials of this `Hub`.
             HubUnavailable: The hub does not answer.
         """
-        key = read_device_key(self._retried(device_id, lambda: self._get_or_create(device_id)))
+        key = str.__str__(self._key_of(device_id))
         return Secret(f"HostName={self._device_host};DeviceId={device_id};SharedAccessKey={key}")
 
-    def _get_or_create(self, device_id: str) -> Any:
-        from msrest.exceptions import HttpOperationError
-
+    def _key_of(self, device_id: str) -> str:
         try:
-            return self.registry.get_device(device_id)
-        except HttpOperationError as error:
-            if error.response.status_code != 404:
-                raise
-            return self._create_device(device_id)
+            return self._read_key(device_id)
+        except DeviceNotFound:
+            made = kit_devices.create_if_missing(self, device_id)
+        # Without one, somebody else was faster; theirs is as good.
+        return made or self._read_key(device_id)
 
-    def _create_device(self, device_id: str) -> Any:
-        from msrest.exceptions import HttpOperationError
-
-        try:
-            return self.registry.create_device_with_sas(device_id, None, None, "enabled")
-        except HttpOperationError as error:
-            if error.response.status_code != 409:
-                raise
-            # Somebody else was faster; theirs is as good.
-            return self.registry.get_device(device_id)
+    def _read_key(self, device_id: str) -> str:
+        return read_device_key(
+            retried(self, device_id, lambda: self.registry.get_device(device_id))
+        )
 
     def delete_device(self, device_id: str) -> None:
         """Delete a device identity with its twin; harmless when there is none.
 
         Raises:
-            HubUnauthorized: The hub refuses the connection string of this `Hub`.
+            HubUnauthorized: The hub refuses the credentials of this `Hub`.
             HubUnavailable: The hub does not answer.
         """
         try:
-            self._retried(device_id, lambda: self.registry.delete_device(device_id))
+            retried(self, device_id, lambda: self.registry.delete_device(device_id))
         except DeviceNotFound:
             return
 
-    def _retried(self, device_id: str, request: Callable[[], Any]) -> Any:
-        """Make a request that does no harm when it comes twice."""
-        from fwupdate_helpers.retries import Operation, RetryPolicy
+    # -- what the kit has made on a hub -----------------------------------------------------------
 
-        def once() -> Any:
-            with hub_errors(device_id):
-                return request()
+    @property
+    def kit_tags(self) -> dict[str, str]:
+        """The tags of each device twin that the kit makes: that it did, and for whom.
 
-        return RetryPolicy().call(once, operation=Operation.IDENTITY, device_id=device_id)
+        >>> hub.kit_tags  # doctest: +SKIP
+        {'createdBy': 'fwupdate-kit', 'createdFor': 'ada'}
+        """
+        return kit_devices.tags_of(self.attendee)
 
-    def local_request(self, method: str, path: str, body: BinaryIO | None = None) -> Response:
-        """Send a request to a route that the local hub has, and an IoT Hub on Azure does not.
+    def mark_as_mine(self, device_id: str) -> None:
+        """Give the kit's tags to an identity that you have made with the SDK in a cell.
 
-        Args:
-            path: Percent-encoded.
-            body: Sent as it is read, never held in memory as a whole.
+        Harmless when there is no such identity.
 
         Raises:
-            OSError: The hub does not answer. Its text may hold the path.
+            FirmwareUpdateError: The hub does not answer, or refuses.
         """
-        import requests
+        from azure.iot.hub.models import Twin
 
-        from fwupdate_helpers.localhub.sas import make_token
+        tags = Twin(tags=self.kit_tags)
+        try:
+            retried(self, device_id, lambda: self.registry.update_twin(device_id, tags))
+        except DeviceNotFound:
+            return
 
-        parts = dict(part.split("=", 1) for part in self._connection_string.split(";"))
-        key, policy = parts["SharedAccessKey"], parts["SharedAccessKeyName"]
-        token = make_token(self.host_name, key, int(time.time()) + _TOKEN_SECONDS, policy)
-        with requests.Session() as session:
-            # Neither a proxy nor a .netrc of the network is meant for this machine's own hub.
-            session.trust_env = False
-            return session.request(
-                method,
-                f"https://{self.host_name}{path}",
-                data=body,
-                headers={"Authorization": token},
-                verify=str(self._ca_file),
-                timeout=_LOCAL_TIMEOUT,
-                allow_redirects=False,
-            )
+    def kit_devices(self) -> KitDevices:
+        """Return the ids of the identities that the kit has made here for you, from all notebooks.
+
+        They have the kit's two tags, and your name at the beginning of their id. On Azure, what was
+        made in the last seconds may be missing.
+
+        Raises:
+            FirmwareUpdateError: The hub does not answer, or refuses.
+        """
+        return kit_devices.find_kit_devices(self)
+
+    def delete_kit_devices(self, show: Callable[[KitDevices], object] | None = None) -> KitDevices:
+        """List the identities that `kit_devices` tells, then delete them with their twins.
+
+        Stop their devices first. Nothing else on the hub is touched.
+
+        Args:
+            show: Shows the list before anything is deleted; None shows it below the cell. When it
+                raises, nothing is deleted.
+
+        Returns:
+            What was deleted.
+
+        Raises:
+            FirmwareUpdateError: The hub does not answer, or refuses.
+
+        Example:
+            >>> hub.delete_kit_devices()  # doctest: +SKIP
+        """
+        return kit_devices.delete_kit_devices(self, show)
+
+    # -- what only the local hub has --------------------------------------------------------------
 
     def derived_key(self, purpose: str) -> bytes:
-        """Return 32 bytes that only those can make who have this hub's connection string.
+        """Return 32 bytes that only those can make who have the access of this `Hub`.
+
+        That is this hub's connection string, or, for a sign-in to Azure, the signing key of this
+        user on this computer.
 
         Args:
             purpose: Each purpose has a key of its own.
         """
-        return hmac.digest(read_service_key(self._connection_string), purpose.encode(), "sha256")
+        return self._access.derived_key(purpose)
 
     def trace(
         self, device_id: str | None = None, *, after: int = 0, kinds: Collection[str] | None = None
@@ -358,11 +308,12 @@ class Hub:
         """
         while self._on_close:
             self._on_close.pop()()
-        for name in _MANAGERS:
-            if name in self.__dict__:
-                self.__dict__.pop(name).protocol.close()
+        self.close_clients()
         if self._release is not None:
             self._release()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("A Hub holds a key, so it is not copied. Call connect_hub() there.")
 
     def __enter__(self) -> Hub:
         return self
@@ -373,7 +324,7 @@ class Hub:
     @property
     def masked_connection_string(self) -> str:
         """The service's connection string with its key masked."""
-        return str(self._connection_string)
+        return str(self._access.connection_string or f"HostName={self.host_name} (signed in)")
 
     @property
     def _description(self) -> str:
@@ -398,30 +349,15 @@ class Hub:
         return f"<table>{cells}</table>"
 
 
-def _switch_retries_off(sdk_policy: Any) -> None:
-    sdk_policy.retries = 0
-    # Else a server error counts as a retry that was not allowed, and comes without its answer.
-    sdk_policy.policy.status_forcelist = frozenset()
-    sdk_policy.policy.read = False  # and a read that takes too long as a lost connection
-
-
-def _words(*texts: str) -> str:
-    words = (re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") for text in texts)
-    return "-".join(word for word in words if word)
-
-
-def _user_name() -> str:
-    # On a JupyterHub everybody is the same user of a container.
-    if name := os.environ.get("JUPYTERHUB_USER"):
-        return name
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
-        return f"user{os.getuid()}"
-
-
 def _delete(lease: Path) -> None:
     lease.unlink(missing_ok=True)
 
 
-__all__ = ["CONNECTION_STRING_VARIABLE", "Hub", "connect_hub"]
+__all__ = [
+    "CONNECTION_STRING_VARIABLE",
+    "HOST_NAME_VARIABLE",
+    "Hub",
+    "KitDevices",
+    "connect_hub",
+    "read_setting",
+]

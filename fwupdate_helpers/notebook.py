@@ -1,4 +1,4 @@
-"""What a notebook says when its cells are run out of order, or a hub or a device refuses."""
+"""What a notebook says when its cells are run out of order, and what it asks in a masked field."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fwupdate_helpers.errors import FirmwareUpdateError
+
+if TYPE_CHECKING:
+    from fwupdate_helpers.widgets.secret_field import SecretField
 
 _STEP = re.compile(r"^## Step (\d+)", re.MULTILINE)
 
@@ -54,6 +57,41 @@ def name_steps(notebook: str | Path) -> None:
             shell._showtraceback(kind, error, [f"{kind.__name__}: {error}"])
 
     shell.set_custom_exc((NameError, FirmwareUpdateError), show)
+
+
+def ask_connection_string() -> SecretField:
+    """Show a masked field for the service connection string of an IoT Hub on Azure.
+
+    What is entered is set for this kernel alone, and is nowhere in the notebook. Call
+    `connect_hub` again afterwards.
+
+    Example:
+        >>> ask_connection_string()  # doctest: +SKIP
+    """
+    from fwupdate_helpers.connection_string import read_service_string
+    from fwupdate_helpers.settings import CONNECTION_STRING_VARIABLE
+    from fwupdate_helpers.widgets.secret_field import SecretField
+
+    return SecretField(
+        CONNECTION_STRING_VARIABLE,
+        label="Connection string:",
+        check=read_service_string,
+        next_step="Run the set-up cell again.",
+    )
+
+
+def ask_image_container() -> SecretField:
+    """Show a masked field for the SAS URL of a container of Blob storage, where images go."""
+    from fwupdate_helpers.firmware.publish import check_container_url
+    from fwupdate_helpers.settings import IMAGE_CONTAINER_VARIABLE
+    from fwupdate_helpers.widgets.secret_field import SecretField
+
+    return SecretField(
+        IMAGE_CONTAINER_VARIABLE,
+        label="SAS URL of the container:",
+        check=check_container_url,
+        next_step="Images are published there from now on.",
+    )
 
 
 def steps_of_names(notebook: Path) -> dict[str, int]:

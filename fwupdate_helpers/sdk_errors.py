@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from azure.core.exceptions import ClientAuthenticationError
 from msrest.exceptions import ClientRequestError, HttpOperationError
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import ConnectTimeout, ProxyError, RequestException, SSLError
@@ -24,10 +25,12 @@ from fwupdate_helpers.errors import (
     DeviceNotFound,
     DeviceOffline,
     FirmwareUpdateError,
+    HubQuotaExceeded,
     HubRequestError,
     HubThrottled,
     HubUnauthorized,
     HubUnavailable,
+    SignInUnavailable,
     UpdateTimeout,
 )
 from fwupdate_helpers.firmware.http_answers import retry_after
@@ -95,8 +98,10 @@ def hub_errors(device_id: str = "") -> Iterator[None]:
             lost, or the SDK's own time limit was reached.
         HubUnauthorized: 401.
         HubThrottled: 429.
+        HubQuotaExceeded: 403002.
         HubRequestError: Any other HTTP error.
         HubUnavailable: No response at all, or only server errors after the SDK's retries.
+        SignInUnavailable: azure-identity finds nobody who is signed in.
 
     Example:
         >>> with hub_errors("device-01"):  # doctest: +SKIP
@@ -108,6 +113,11 @@ def hub_errors(device_id: str = "") -> Iterator[None]:
         raise _refusal(device_id, error.response) from error
     except ClientRequestError as error:
         raise _no_response(device_id, error.inner_exception) from error
+    except ClientAuthenticationError as error:
+        raise SignInUnavailable(
+            "Nobody is signed in to Azure here. Run `az login` in a terminal and try again, or set "
+            "FWUPDATE_IOTHUB_CONNECTION_STRING."
+        ) from error
     except OSError as error:  # the SDK lets a missing CA file through as it is
         raise _no_response(device_id, error) from error
 
@@ -161,8 +171,11 @@ def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
         return HubUnauthorized(
             "The hub refused the service's credentials. Check that the connection string is of "
             "this hub, that its policy has the permissions registry read, registry write and "
-            "service connect (iothubowner has them), and that the clock here is right."
+            "service connect (iothubowner has them), and that the clock here is right. A sign-in "
+            "without a connection string needs the role IoT Hub Data Contributor."
         )
+    if code == _CODES["IotHubQuotaExceeded"]:
+        return _quota_exceeded(status, code)
     kind = HubThrottled if status == 429 else HubRequestError
     asked = _asked_seconds(response)
     wait = "" if asked is None else f" It asks to wait {asked:g} s."
@@ -170,6 +183,17 @@ def _refusal(device_id: str, response: Response) -> FirmwareUpdateError:
     about = f" about device {device_id}" if device_id else ""
     message = f"The hub refused a request{about} with {code or status}: {advice}.{wait}"
     return kind(message, status=status, code=code, retry_after=asked)
+
+
+def _quota_exceeded(status: int, code: int) -> HubQuotaExceeded:
+    return HubQuotaExceeded(
+        "The hub's messages of the day are used up (403002); it takes none, from services or "
+        "devices, until 00:00 UTC. Go on then, or now with another hub: the local one (unset "
+        "FWUPDATE_IOTHUB_CONNECTION_STRING), or one of tier S1 (400,000 messages a day; the free "
+        "tier F1 has 8,000). Fewer devices, fewer live views and longer intervals use fewer.",
+        status=status,
+        code=code,
+    )
 
 
 def _asked_seconds(response: Response) -> float | None:
@@ -265,7 +289,8 @@ def no_connection(
         found = HubUnavailable(
             f"The device {device_id!r} reaches no hub ({type(error).__name__}). Run the set-up "
             "cell again. On a network that blocks port 8883, set FWUPDATE_IOTHUB_WEBSOCKETS=1 (it "
-            "takes port 443); a device identity that is disabled is turned away, too."
+            "takes port 443); a device identity that is disabled is turned away, too, and so is "
+            "every device of a hub whose messages of the day are used up."
         )
     found.__cause__ = error
     return found

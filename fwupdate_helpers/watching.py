@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from fwupdate_helpers import contract
 from fwupdate_helpers.contract_firmware import CURRENT, desired_outcome
 from fwupdate_helpers.errors import UpdateFailed, UpdateTimeout
+from fwupdate_helpers.hub_pace import pace_of
 from fwupdate_helpers.reported import reported_error, update_outcome
 from fwupdate_helpers.retries import OnRetry, Operation, RetryPolicy
 from fwupdate_helpers.sdk_errors import hub_errors
@@ -54,7 +55,7 @@ def watch_update(
     device_id: str,
     *,
     update_id: str | None = None,
-    interval: float = 0.5,
+    interval: float | None = None,
     timeout: float | None = None,
     policy: RetryPolicy | None = None,
     on_retry: OnRetry | None = None,
@@ -74,7 +75,8 @@ def watch_update(
         device_id: The device to watch.
         update_id: The id of the update, from `invoke_firmware_update`, or the `desired_update_id`
             of a desired firmware; a device that runs it already reports that without an update.
-        interval: Seconds between two reads of the twin.
+        interval: Seconds between two reads of the twin; None is 0.5 on the local hub, and 2 on one
+            that counts each read as messages of the day (Azure, a local hub with a tier).
         timeout: Seconds after which to give up; None waits for ever.
         policy: How often and how long each read of the twin is tried; None is the default
             policy, ``RetryPolicy.none()`` ends the watch with the first error.
@@ -91,6 +93,7 @@ def watch_update(
     watch = _Watch(device_id, update_id)
     reported: contract.Json | None = None
     policy = policy or RetryPolicy()
+    pause = pace_of(registry).twin if interval is None else interval
     while True:
         left = math.inf if deadline is None else deadline - clock()
         twin = read_twin(registry, device_id, policy=policy.within(left), on_retry=on_retry)
@@ -103,7 +106,7 @@ def watch_update(
         left = math.inf if deadline is None else deadline - clock()
         if left <= 0:
             raise _late(device_id, reported)
-        sleep(min(interval, left))
+        sleep(min(pause, left))
 
 
 def wait_for_update(
@@ -111,7 +114,7 @@ def wait_for_update(
     device_id: str,
     update_id: str | None = None,
     *,
-    interval: float = 0.5,
+    interval: float | None = None,
     timeout: float | None = 300,
     on_change: Callable[[Twin], object] | None = None,
     policy: RetryPolicy | None = None,
@@ -123,7 +126,7 @@ def wait_for_update(
         registry: The service client.
         device_id: The device to watch.
         update_id: The id of the update; see `watch_update` for what None means.
-        interval: Seconds between two reads of the twin.
+        interval: As in `watch_update`.
         timeout: Seconds after which to give up; None waits for ever.
         on_change: Called with the twin at once and after every change.
         policy: As in `watch_update`.

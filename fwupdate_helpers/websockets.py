@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from fwupdate_helpers.errors import FirmwareUpdateError, HubUnavailable
+from fwupdate_helpers.settings import read_setting
 
 if TYPE_CHECKING:
     from fwupdate_helpers.localhub.background import RunningHub
@@ -23,8 +24,6 @@ def uses_websockets() -> bool:
     Raises:
         FirmwareUpdateError: It is set to something else than 0 or 1.
     """
-    from fwupdate_helpers.hub import read_setting
-
     given = read_setting(WEBSOCKETS_VARIABLE).lower()
     if given not in _ON + _OFF:
         raise FirmwareUpdateError(

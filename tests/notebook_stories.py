@@ -186,11 +186,35 @@ def story_04(notebook: NotebookNode) -> None:
         check_figure(cell[picture])
 
 
+def story_05(notebook: NotebookNode) -> None:
+    """What an update costs, who may read a twin, the same update again, a picture of it."""
+    cell = {cell.id: cell for cell in notebook.cells}
+    assert "local hub on this machine" in text_of(cell["switch"])
+    assert re.search(r"\*\*completed\*\* · answered in \d+ ms", text_of(cell["run-here"]))
+    assert "local hub" in text_of(cell["run-here"])
+    method, report, look = re.findall(r"\| (\d+) \| (\d+) \| (\d+) \|", text_of(cell["price"]))
+    assert method == ("2", "2", "2"), "a call and its answer, each less than a piece"
+    assert int(report[0]) >= 4 and report[0] == report[1] == report[2], "start and three stages"
+    assert int(look[1]) > int(look[0]) == int(look[2]) > 0, "a twin is more than a piece of F1"
+    free, paid = re.findall(r"(\d+)% of the", text_of(cell["calculator"]))
+    assert int(free) > 100 > int(paid) > 0
+    may = dict(re.findall(r"(\w+) +(\d{3}) ", text_of(cell["policies"])))
+    assert may.pop("iothubowner") == may.pop("service") == "200"
+    assert set(may) == {"registryReadWrite", "registryRead", "device"}
+    assert set(may.values()) == {"401"}
+    assert "completed" in text_of(cell["run-there"])
+    assert re.search(r"local hub: the direct method was answered", text_of(cell["compare"]))
+    assert "permits r until it is deleted" in text_of(cell["publish"])
+    assert "05-azure-iot-hub-thermostat" in text_of(cell["list-mine"]), "shown before it is deleted"
+    check_figure(cell["compare"])
+
+
 STORIES: Mapping[str, Callable[[NotebookNode], None]] = {
     "00": story_00,
     "01": story_01,
     "02": story_02,
     "03": story_03,
     "04": story_04,
+    "05": story_05,
 }
 """The story of each notebook, by its number."""

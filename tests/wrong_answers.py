@@ -335,4 +335,55 @@ WRONG_ANSWERS = {
             "way['nobody yet'] = ...",
         ),
     ],
+    "05-a": [
+        Wrong(
+            "attendees_that_fit(8000, 100, 12) gave 7",
+            "def attendees_that_fit(daily, for_one_update, updates_each):\n"
+            "    return round(daily / (for_one_update * updates_each))",
+        ),
+        Wrong(
+            "attendees_that_fit(8000, 100, 12) gave 80",
+            "def attendees_that_fit(daily, for_one_update, updates_each):\n"
+            "    return daily // for_one_update",
+        ),
+        Wrong(
+            "gave 6.0",
+            "def attendees_that_fit(daily, for_one_update, updates_each):\n"
+            "    return float(daily // (for_one_update * updates_each))",
+        ),
+        Wrong(
+            "gave None",
+            "def attendees_that_fit(daily, for_one_update, updates_each):\n"
+            "    print(daily // (for_one_update * updates_each))",
+        ),
+    ],
+    "05-b": [
+        Wrong(
+            "With the policy registryRead, the hub answered 401",
+            "calls = ['read an identity', 'create an identity',\n"
+            "    'write a desired property', 'invoke a direct method']\n"
+            "permission = dict.fromkeys(calls, 'RegistryRead')",
+        ),
+        Wrong(
+            "read an identity: RegistryWrite is enough, and more than that",
+            "permission = {'read an identity': 'RegistryWrite',\n"
+            "    'create an identity': 'RegistryWrite',\n"
+            "    'write a desired property': 'ServiceConnect',\n"
+            "    'invoke a direct method': 'ServiceConnect'}",
+        ),
+        Wrong(
+            "invoke a direct method: DeviceConnect is not enough",
+            "permission = {'read an identity': 'RegistryRead',\n"
+            "    'create an identity': 'RegistryWrite',\n"
+            "    'write a desired property': 'ServiceConnect',\n"
+            "    'invoke a direct method': 'DeviceConnect'}",
+        ),
+        Wrong(
+            "write a desired property: 'serviceconnect' is no permission",
+            "permission = {'read an identity': 'RegistryRead',\n"
+            "    'create an identity': 'RegistryWrite',\n"
+            "    'write a desired property': 'serviceconnect',\n"
+            "    'invoke a direct method': 'ServiceConnect'}",
+        ),
+    ],
 }

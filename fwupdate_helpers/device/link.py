@@ -92,7 +92,7 @@ class HubLink:
         self._care: set[asyncio.Task[None]] = set()
         self._discards: set[asyncio.Task[None]] = set()
         self._has_ended = self._is_cut = False
-        self._unanswered = self._evictions = 0
+        self._unanswered = self._evictions = self._refusals = 0
         self._connected_at = 0.0
         self._own, self._has_rival, self._is_fruitful = OwnReports(), False, False
         self._looking, self._fruitless = asyncio.Lock(), 0
@@ -188,9 +188,10 @@ class HubLink:
             if isinstance(error, NotAcknowledged):
                 raise
             self._note_state(self._client)
-            await asyncio.sleep(self._policy.wait_after(1))
+            self._refusals += self.is_connected  # a lost connection is no sign of a busy hub
+            await asyncio.sleep(self._policy.wait_after(max(1, self._refusals)))
             raise NotAcknowledged(str(error)) from error
-        self._unanswered = 0
+        self._unanswered = self._refusals = 0
         self._is_fruitful |= call not in (self._subscribe, _get_twin)
         return answer
 

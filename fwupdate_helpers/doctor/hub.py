@@ -41,8 +41,8 @@ def check_setting(machine: Machine, *, on_azure: bool = False) -> Finding:
     """
     from fwupdate_helpers.connection_string import read_service_string
     from fwupdate_helpers.errors import FirmwareUpdateError, InvalidConnectionString
-    from fwupdate_helpers.hub import CONNECTION_STRING_VARIABLE as NAME
-    from fwupdate_helpers.hub import read_setting
+    from fwupdate_helpers.settings import CONNECTION_STRING_VARIABLE as NAME
+    from fwupdate_helpers.settings import read_setting
 
     given = read_setting(NAME)
     if not on_azure:

@@ -22,6 +22,7 @@ from fwupdate_helpers.firmware.uris import shown
 from fwupdate_helpers.localhub.images import is_image_name
 from fwupdate_helpers.localhub.redaction import mask_text
 from fwupdate_helpers.own_routes import masked_logs
+from fwupdate_helpers.settings import IMAGE_CONTAINER_VARIABLE, read_setting
 
 if TYPE_CHECKING:
     import os
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from azure.storage.blob import BlobClient
 
     from fwupdate_helpers.hub import Hub
-
-IMAGE_CONTAINER_VARIABLE: Final = "FWUPDATE_IMAGE_CONTAINER_URL"
 
 _LOCAL_PATH: Final = re.compile(r"/firmware/([A-Za-z0-9_-]+)/([A-Za-z0-9._+-]+)")
 _BLOCK: Final = 4 * 1024 * 1024
@@ -121,6 +120,16 @@ def unpublish_image(hub: Hub, url: str) -> None:
     own_routes.send(hub, "DELETE", f"/$localhub/images/{found[1]}/{found[2]}")
 
 
+def check_container_url(url: str) -> str:
+    """Check the SAS URL of a Blob container; return its address without the signature.
+
+    Raises:
+        FirmwareUpdateError: It is no such address, or permits too little.
+    """
+    parts = _container_url(url)
+    return f"https://{parts.netloc}{parts.path}"
+
+
 @contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     if path.is_dir():
@@ -150,8 +159,6 @@ def _publish_on_hub(hub: Hub, name: str, content: BinaryIO) -> str:
 
 
 def _container_url(given: str | None) -> SplitResult:
-    from fwupdate_helpers.hub import read_setting
-
     text = read_setting(IMAGE_CONTAINER_VARIABLE) if given is None else given.strip()
     if not text:
         raise FirmwareUpdateError(
@@ -260,4 +267,9 @@ def _why_refused(url: str) -> str:
     return "its SAS does not permit it, or the account's network rules keep this computer out."
 
 
-__all__ = ["IMAGE_CONTAINER_VARIABLE", "publish_image", "unpublish_image"]
+__all__ = [
+    "IMAGE_CONTAINER_VARIABLE",
+    "check_container_url",
+    "publish_image",
+    "unpublish_image",
+]

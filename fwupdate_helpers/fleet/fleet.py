@@ -20,7 +20,7 @@ from fwupdate_helpers.firmware.keys import demo_signing_key
 from fwupdate_helpers.fleet.bar import progress_bar
 from fwupdate_helpers.fleet.crew import Worker, end_all
 from fwupdate_helpers.fleet.factory import factory_images
-from fwupdate_helpers.fleet.identities import create_identities, delete_identities, find_identities
+from fwupdate_helpers.fleet.identities import create_identities, find_identities
 from fwupdate_helpers.fleet.lines import (
     END_SECONDS,
     FAILED,
@@ -33,6 +33,8 @@ from fwupdate_helpers.fleet.lines import (
 from fwupdate_helpers.fleet.names import FleetName
 from fwupdate_helpers.fleet.profiles import Choices, DeviceProfile, Mix, frozen_tags
 from fwupdate_helpers.fleet.states import FleetStates
+from fwupdate_helpers.hub_pace import check_fleet_size
+from fwupdate_helpers.identities import delete_identities
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -87,6 +89,7 @@ class Fleet:
 
     Raises:
         ValueError: A number or a choice makes no sense.
+        FirmwareUpdateError: The hub is of the free tier, and there are more than 20 devices.
 
     Example:
         >>> with Fleet(hub, 100, seed=7, self_test_failures=0.1) as fleet:  # doctest: +SKIP
@@ -117,6 +120,7 @@ class Fleet:
     ) -> None:
         if size < 1 or not 1 <= per_worker <= MAX_PER_WORKER:
             raise ValueError(f"A fleet has 1 device or more, a worker 1 to {MAX_PER_WORKER}.")
+        check_fleet_size(hub, size)
         mix = Mix(models, versions, sites, speeds, self_test_failures, hangs, power_losses)
         self.name = hub.device_id(name)[:120].rstrip("-")
         self.models = tuple(models)
@@ -370,7 +374,7 @@ def _member(profile: DeviceProfile, keys: Mapping[str, str]) -> Member:
     return Member(
         index=profile.index,
         device_id=profile.device_id,
-        key=keys[profile.device_id],
+        key=str.__str__(keys[profile.device_id]),
         model=profile.model,
         version=profile.version,
         bytes_per_second=profile.bytes_per_second,

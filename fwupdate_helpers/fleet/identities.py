@@ -1,41 +1,26 @@
-"""Device identities in bulk: made with their keys and tags, and deleted, 100 in a call.
-
-Source of the limit and of the import modes: Microsoft's service.json (API version 2021-04-12),
-``ExportImportDevice``. A bulk call returns no keys, so they are made here.
-"""
+"""The identities of a fleet: made in bulk with keys and tags, and found again by name."""
 
 from __future__ import annotations
 
-import base64
 import re
-import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fwupdate_helpers.errors import FirmwareUpdateError
+from fwupdate_helpers.connection_string import Secret
 from fwupdate_helpers.fleet.profiles import DeviceProfile
+from fwupdate_helpers.identities import OnDone, find_ids, new_identity, new_key, send_identities
 
 if TYPE_CHECKING:
     from fwupdate_helpers.hub import Hub
 
-T = TypeVar("T")
-OnDone = Callable[[int], object]
-"""Told how many devices are done."""
-
-MAX_IN_A_CALL: Final = 100
-MAX_IN_A_PAGE: Final = 1000
-_KEY_BYTES: Final = 32
-_NOT_FOUND: Final = "DeviceNotFound"
-
 
 def create_identities(
     hub: Hub, profiles: Sequence[DeviceProfile], on_done: OnDone = lambda count: None
-) -> dict[str, str]:
+) -> dict[str, Secret]:
     """Create the identities of devices, tags included; those that there are get new keys.
 
     Args:
-        hub: Where.
+        hub: Where. Its own tags go before those of a profile.
         profiles: The devices.
         on_done: Told the progress.
 
@@ -45,24 +30,18 @@ def create_identities(
     Raises:
         FirmwareUpdateError: The hub refuses the call, or one of the devices.
     """
-    keys = {profile.device_id: _new_key() for profile in profiles}
-    items = [_identity(profile, keys[profile.device_id]) for profile in profiles]
-    _send(hub, items, on_done)
+    keys = {profile.device_id: new_key() for profile in profiles}
+    items = [
+        new_identity(
+            profile.device_id,
+            keys[profile.device_id],
+            {**profile.tags, **hub.kit_tags},
+            mode="createOrUpdate",
+        )
+        for profile in profiles
+    ]
+    send_identities(hub, items, on_done)
     return keys
-
-
-def delete_identities(
-    hub: Hub, device_ids: Iterable[str], on_done: OnDone = lambda count: None
-) -> None:
-    """Delete device identities with their twins; harmless for those that there are not.
-
-    Raises:
-        FirmwareUpdateError: The hub refuses the call, or one of the devices.
-    """
-    from azure.iot.hub.models import ExportImportDevice
-
-    items = [ExportImportDevice(id=device_id, import_mode="delete") for device_id in device_ids]
-    _send(hub, items, on_done, harmless=_NOT_FOUND)
 
 
 def find_identities(hub: Hub, fleet: str) -> list[str]:
@@ -73,77 +52,5 @@ def find_identities(hub: Hub, fleet: str) -> list[str]:
     Raises:
         FirmwareUpdateError: The hub does not answer, or refuses.
     """
-    from azure.iot.hub.models import QuerySpecification
-
-    text = f"SELECT deviceId FROM devices WHERE tags.fleet = '{fleet}'"  # noqa: S608 (a plain name)
-    specification, found, token = QuerySpecification(query=text), [], None
-    while True:
-        ask = partial(hub.registry.query_iot_hub, specification, token, str(MAX_IN_A_PAGE))
-        page = _retried(fleet, ask)
-        found += [item.device_id for item in page.items]
-        token = page.continuation_token
-        if not token:
-            break
+    found = find_ids(hub, f"tags.fleet = '{fleet}'")
     return [one for one in found if re.fullmatch(re.escape(fleet) + r"-[0-9]{4,}", one)]
-
-
-def _identity(profile: DeviceProfile, key: str) -> Any:
-    from azure.iot.hub.models import AuthenticationMechanism, ExportImportDevice, SymmetricKey
-
-    return ExportImportDevice(
-        id=profile.device_id,
-        import_mode="createOrUpdate",
-        status="enabled",
-        authentication=AuthenticationMechanism(
-            type="sas", symmetric_key=SymmetricKey(primary_key=key, secondary_key=_new_key())
-        ),
-        tags=dict(profile.tags),
-    )
-
-
-def _new_key() -> str:
-    return base64.b64encode(secrets.token_bytes(_KEY_BYTES)).decode()
-
-
-def _send(hub: Hub, items: list[Any], on_done: OnDone, *, harmless: str | None = None) -> None:
-    done = 0
-    for part in _parts(items, MAX_IN_A_CALL):
-        _raise_refused(_send_part(hub, part), harmless)
-        done += len(part)
-        on_done(done)
-
-
-def _send_part(hub: Hub, items: list[Any]) -> Any:
-    return _retried(items[0].id, lambda: hub.registry.bulk_create_or_update_devices(items))
-
-
-def _retried(device_id: str, request: Callable[[], Any]) -> Any:
-    """Make a request that does no harm when it comes twice."""
-    from fwupdate_helpers.retries import Operation, RetryPolicy
-    from fwupdate_helpers.sdk_errors import hub_errors
-
-    def once() -> Any:
-        with hub_errors(device_id):
-            return request()
-
-    return RetryPolicy().call(once, operation=Operation.IDENTITY, device_id=device_id)
-
-
-def _raise_refused(result: Any, harmless: str | None) -> None:
-    # The error code comes as a name from the local hub, and as a number in some answers of Azure.
-    refused = [
-        error
-        for error in result.errors or ()
-        if harmless is None or str(error.error_code) not in (harmless, "404001")
-    ]
-    if refused:
-        first = refused[0]
-        raise FirmwareUpdateError(
-            f"The hub refused {len(refused)} of the fleet's device identities. The first is "
-            f"{first.device_id}: {first.error_code}, {first.error_status}"
-        )
-
-
-def _parts(items: list[T], size: int) -> Iterator[list[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

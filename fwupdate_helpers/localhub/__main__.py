@@ -9,6 +9,7 @@ import logging.handlers
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
 
 if TYPE_CHECKING:
     from fwupdate_helpers.localhub.jobs.scheduler import JobLimits
+    from fwupdate_helpers.localhub.tiers import Tier
 
 Json = dict[str, Any]
 
@@ -69,13 +71,16 @@ def _parser() -> argparse.ArgumentParser:
         "--faults", choices=("on", "off"), default="on", help="whether things may be made to fail"
     )
     run.add_argument(
-        "--active-jobs", type=_job_count, metavar="N", help="how many jobs may be active (10)"
+        "--active-jobs",
+        type=_job_count,
+        metavar="N",
+        help="how many jobs may be active (10; with a tier: 1)",
     )
     run.add_argument(
         "--job-rate",
         type=_job_rate,
         metavar="N",
-        help="on how many devices jobs begin in a second (100; Azure's S1: 10)",
+        help="on how many devices jobs begin in a second (100; with a tier: 10)",
     )
     run.add_argument(
         "--configuration-seconds",
@@ -83,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="from one evaluation of the automatic device configurations to the next (5; Azure's: "
         "300)",
+    )
+    run.add_argument(
+        "--tier",
+        choices=("F1", "S1", "none"),
+        default="none",
+        help="throttle and count messages as an IoT Hub of this tier does, one unit of it",
     )
     run.add_argument("--background", action="store_true", help=argparse.SUPPRESS)
     for name, function, text in (
@@ -100,6 +111,7 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
     from fwupdate_helpers.localhub import server
     from fwupdate_helpers.localhub.config import owner_connection_string
     from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS
+    from fwupdate_helpers.localhub.tiers import TIERS
 
     os.umask(0o077)
     state.prepare()
@@ -117,18 +129,20 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
         idle_timeout=options.idle_timeout,
         trace=options.trace == "on",
         faults=options.faults == "on",
-        job_limits=_job_limits(options),
+        job_limits=_job_limits(options, TIERS.get(options.tier)),
+        tier=TIERS.get(options.tier),
         configuration_seconds=options.configuration_seconds or DEFAULT_SECONDS,
         on_ready=on_ready,
     )
     return 0
 
 
-def _job_limits(options: argparse.Namespace) -> JobLimits:
+def _job_limits(options: argparse.Namespace, tier: Tier | None) -> JobLimits:
     from fwupdate_helpers.localhub.jobs.scheduler import JobLimits
 
     given = {"active": options.active_jobs, "devices_per_second": options.job_rate}
-    return JobLimits(**{name: value for name, value in given.items() if value is not None})
+    wanted = {name: value for name, value in given.items() if value is not None}
+    return replace(JobLimits.of(tier), **wanted)
 
 
 def _job_count(text: str) -> int:

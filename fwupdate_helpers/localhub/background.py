@@ -66,6 +66,8 @@ class RunningHub:
         connection_string: For services, with the key of the policy iothubowner.
         device_host: What a device connection string has as its HostName.
         ca_file: The CA to trust.
+        pid: Its process id.
+        tier: The tier whose limits it has, if any.
         no_websockets: Why devices cannot use WebSockets, and what to do; empty when they can.
     """
 
@@ -74,6 +76,7 @@ class RunningHub:
     service_port: int
     ca_file: Path
     pid: int
+    tier: str | None = None
     no_websockets: str = ""
 
     def __repr__(self) -> str:
@@ -121,6 +124,7 @@ def find(state: StateDir, *, timeout: float = _ANSWER_TIMEOUT) -> RunningHub | N
         service_port=about["service_port"],
         ca_file=state.ca_file,
         pid=about["pid"],
+        tier=about.get("tier"),
         no_websockets=about.get("websocket_problem", _OLD_HUB) or "",
     )
 

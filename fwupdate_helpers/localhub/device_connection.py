@@ -28,6 +28,7 @@ from fwupdate_helpers.localhub.errors import HubError
 from fwupdate_helpers.localhub.fault_wire import KEPT_OFF, Report
 from fwupdate_helpers.localhub.jsontext import dumps, loads_object
 from fwupdate_helpers.localhub.packets import ProtocolViolation
+from fwupdate_helpers.localhub.tiers import Operation
 from fwupdate_helpers.localhub.twins import patch_reported
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ MAX_UNSENT: Final = 1024 * 1024
 """Bytes that may wait for a client that does not read; one more ends its connection."""
 MAX_REQUEST_ID: Final = 1024
 _REFUSED: Final = 0x80
+_UNAVAILABLE: Final = 3
+"""The CONNACK code after which clients come back later; Azure's own is not documented."""
 
 DESIRED_TOPIC: Final = "$iothub/twin/PATCH/properties/desired/"
 METHODS_TOPIC: Final = "$iothub/methods/POST/"
@@ -52,6 +55,10 @@ TWIN_REPLY_TOPIC: Final = "$iothub/twin/res/"
 _METHOD_ANSWER: Final = "$iothub/methods/res/"
 _TWIN_GET: Final = "$iothub/twin/GET/"
 _TWIN_PATCH: Final = "$iothub/twin/PATCH/properties/reported/"
+
+
+class _OverLimit(Exception):
+    """The hub's tier grants no more; MQTT 3.1.1 has no way to say so but to hang up."""
 
 
 class DeviceConnection(asyncio.Protocol):
@@ -63,6 +70,7 @@ class DeviceConnection(asyncio.Protocol):
         self.session: Session | None = None
         self._endpoint = endpoint
         self._store = endpoint.store
+        self._throttle = endpoint.throttle
         self._decoder = packets.PacketDecoder()
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -93,7 +101,7 @@ class DeviceConnection(asyncio.Protocol):
         except packets.UnsupportedProtocolVersion as error:
             self.write(packets.connack(1))
             self.close(str(error))
-        except ProtocolViolation as error:
+        except (ProtocolViolation, _OverLimit) as error:
             self.close(str(error))
         except Exception:
             logger.exception("device %r: a packet could not be handled", self.device_id)
@@ -182,6 +190,7 @@ class DeviceConnection(asyncio.Protocol):
             expiry = self._endpoint.authenticator.check_device(
                 self.device_id, payload.username, payload.password
             )
+            self._check_limits()
         except ConnectionRefused as error:
             self.trace.packet("CONNACK", from_device=False, status=error.return_code)
             self.write(packets.connack(error.return_code))
@@ -196,6 +205,14 @@ class DeviceConnection(asyncio.Protocol):
             self._has_will = True
         self.clean = header.clean_session_flag
         self._accept(header.keep_alive, expiry)
+
+    def _check_limits(self) -> None:
+        try:
+            # "The hub is supposed to prevent you from connecting" (azure-iot-sdk-java #377).
+            self._throttle.check_quota()
+            self._throttle.admit(Operation.CONNECT)
+        except HubError as error:
+            raise ConnectionRefused(_UNAVAILABLE, error.message) from error
 
     def _accept(self, keep_alive: int, expiry: float) -> None:
         present = self._endpoint.attach(self, clean=self.clean)
@@ -251,7 +268,9 @@ class DeviceConnection(asyncio.Protocol):
         topic, payload = packet.topic_name or "", packet.data or b""
         path, _, query = topic.partition("?")
         number = self.trace.received(topic, payload)
-        report = Report()
+        report, wait = Report(), 0.0
+        if self._throttle.is_used_up and not path.startswith(_METHOD_ANSWER):
+            raise _OverLimit("the hub's messages of the day are used up")
         if path == _TWIN_GET:
             self._on_twin_get(_read_query(query))
         elif path == _TWIN_PATCH:
@@ -259,36 +278,62 @@ class DeviceConnection(asyncio.Protocol):
         elif path.startswith(_METHOD_ANSWER):
             self._on_method_answer(path, _read_query(query), payload)
         else:
-            self._check_events_topic(topic)
-            self._store.count_telemetry(self.device_id)
+            wait = self._on_telemetry(topic, payload)
         if packet.qos and packet.packet_id and report.acknowledged:
             # After the reply: a twin request that is acknowledged and never answered would hang
             # the SDK's call for ever, because only unacknowledged requests are sent again.
-            self.trace.acknowledged_by_hub(number)
-            self.write(packets.puback(packet.packet_id))
+            self._acknowledge(packet.packet_id, number, wait)
+
+    def _on_telemetry(self, topic: str, payload: bytes) -> float:
+        """Take a device-to-cloud message; return the seconds after which it is acknowledged."""
+        self._check_events_topic(topic)
+        wait = self._throttle.turn(Operation.TELEMETRY)
+        if wait is None:  # as Azure does after 429002 (azure-docs issue #107838)
+            raise _OverLimit("too many messages of devices wait for their turn")
+        self._throttle.charge(len(topic) + len(payload))
+        self._store.count_telemetry(self.device_id)
+        return wait
+
+    def _acknowledge(self, packet_id: int, number: int | None, wait: float) -> None:
+        if wait > 0:  # whoever sends too fast learns it from acknowledgements that come late
+            self._loop.call_later(wait, self._acknowledge, packet_id, number, 0.0)
+            return
+        self.trace.acknowledged_by_hub(number)
+        self.write(packets.puback(packet_id))
 
     def _check_events_topic(self, topic: str) -> None:
         if not f"{topic}/".startswith(f"devices/{self.device_id}/messages/events/"):
             raise ProtocolViolation("a topic that IoT Hub does not have")
 
     def _on_twin_get(self, query: dict[str, str]) -> None:
+        try:
+            self._throttle.admit(Operation.TWIN_READ)
+        except HubError as error:
+            self._refuse(error, query)
+            return
         twin = self._store.twin(self.device_id)
         content = {"desired": twin.desired.for_device(), "reported": twin.reported.for_device()}
-        self._reply(200, query, dumps(content))
+        body = dumps(content)
+        self._throttle.charge(len(body))
+        self._reply(200, query, body)
 
     def _on_twin_patch(self, query: dict[str, str], payload: bytes) -> Report:
         try:
+            self._throttle.admit(Operation.TWIN_UPDATE)
             patch = loads_object(payload)
             twin = patch_reported(self._store.twin(self.device_id), patch, self._store.now())
         except HubError as error:
-            body = {"errorCode": error.code, "message": error.message}
-            self._reply(error.status, query, dumps(body))
+            self._refuse(error, query)
             return Report()
+        self._throttle.charge(len(payload))
         self._store.save_twin(self.device_id, twin, by_device=True)
         report = self._endpoint.faults.reported(self.device_id, patch, self.close)
         if report.answered:
             self._reply(204, query, "", version=twin.reported.version)
         return report
+
+    def _refuse(self, error: HubError, query: dict[str, str]) -> None:
+        self._reply(error.status, query, dumps({"errorCode": error.code, "message": error.message}))
 
     def _reply(
         self, status: int, query: dict[str, str], body: str, version: int | None = None

@@ -26,6 +26,7 @@ from fwupdate_helpers.localhub.jsontext import dumps
 from fwupdate_helpers.localhub.methods import DirectMethods
 from fwupdate_helpers.localhub.mqtt_trace import MqttTrace
 from fwupdate_helpers.localhub.store import Store
+from fwupdate_helpers.localhub.throttle import Throttle
 from fwupdate_helpers.localhub.wiretrace import WireTrace
 
 Json = dict[str, Any]
@@ -67,7 +68,11 @@ class Session:
 
 
 class DeviceEndpoint:
-    """All device connections of the hub."""
+    """All device connections of the hub.
+
+    Attributes:
+        throttle: The limits of the hub's tier.
+    """
 
     def __init__(
         self,
@@ -77,8 +82,10 @@ class DeviceEndpoint:
         clock: Callable[[], datetime],
         trace: WireTrace,
         faults: WireFaults,
+        throttle: Throttle | None = None,
     ) -> None:
         self.store = store
+        self.throttle = throttle or Throttle(None, store.database, clock)
         self.authenticator = authenticator
         self.methods = methods
         self.clock = clock

@@ -21,6 +21,7 @@ CONFIGURATION_CONTENT_IMMUTABLE: Final = 400403
 INVALID_CONFIGURATION_METRICS: Final = 400404
 UNAUTHORIZED_ACCESS: Final = 401002
 UNAUTHORIZED: Final = 401003
+QUOTA_EXCEEDED: Final = 403002
 TOO_MANY_METHODS: Final = 403800
 DEVICE_NOT_FOUND: Final = 404001
 JOB_NOT_FOUND: Final = 404002
@@ -55,6 +56,7 @@ NAMES: Final = {
     INVALID_CONFIGURATION_METRICS: "InvalidConfigurationCustomMetricsQuery",
     UNAUTHORIZED_ACCESS: "IotHubUnauthorizedAccess",
     UNAUTHORIZED: "IotHubUnauthorized",
+    QUOTA_EXCEEDED: "IotHubQuotaExceeded",
     TOO_MANY_METHODS: "DeviceMaximumInflightMethodExceeded",
     DEVICE_NOT_FOUND: "DeviceNotFound",
     JOB_NOT_FOUND: "JobNotFound",

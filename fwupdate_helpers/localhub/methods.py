@@ -22,6 +22,7 @@ from fwupdate_helpers.localhub.errors import (
     HubError,
 )
 from fwupdate_helpers.localhub.jsontext import dumps, loads
+from fwupdate_helpers.localhub.throttle import Throttle
 
 Json = dict[str, Any]
 
@@ -84,9 +85,14 @@ def _seconds(body: Json, field: str, least: int, *, default: int) -> int:
 
 
 class DirectMethods:
-    """Pairs the requests that services make with the answers that devices give."""
+    """Pairs the requests that services make with the answers that devices give.
 
-    def __init__(self) -> None:
+    Args:
+        throttle: Counts the messages that calls cost; None counts none.
+    """
+
+    def __init__(self, throttle: Throttle | None = None) -> None:
+        self._throttle = throttle
         self._waiting: dict[tuple[str, str], asyncio.Future[Json]] = {}
 
     async def invoke(
@@ -108,20 +114,25 @@ class DirectMethods:
 
         Raises:
             HubError: 404103 offline, 504101 no answer in time, 403800 too many open calls,
-                400006 an answer that is no JSON.
+                400006 an answer that is no JSON, 403002 the messages of the day are used up.
         """
+        if self._throttle is not None:
+            self._throttle.check_quota()
         if sum(device == device_id for device, _ in self._waiting) >= MAX_IN_FLIGHT:
             raise HubError(TOO_MANY_METHODS, f"{MAX_IN_FLIGHT} calls to the device are open.")
         request_id = secrets.token_hex(8)
         answer: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         self._waiting[device_id, request_id] = answer
         try:
-            if not await devices.wait_for_methods(device_id, request.connect_timeout):
-                raise _offline()
-            sent = is_wanted() and devices.send_method(
-                device_id, request.name, request_id, request.payload
+            is_there = await devices.wait_for_methods(device_id, request.connect_timeout)
+            sent = (
+                is_there
+                and is_wanted()
+                and devices.send_method(device_id, request.name, request_id, request.payload)
             )
+            self._charge(request.payload)
             if not sent:
+                self._charge(b"")  # the answer that the device is offline counts, too
                 raise _offline()
             # A device that drops out may come back and still answer, so nothing ends the wait
             # but the answer and the clock.
@@ -143,6 +154,7 @@ class DirectMethods:
         waiting = self._waiting.get((device_id, request_id))
         if waiting is None or waiting.done():
             return
+        self._charge(payload)
         try:
             if len(payload) > MAX_PAYLOAD:
                 raise HubError(FORMAT_ERROR, f"The device's answer is over {MAX_PAYLOAD} bytes.")
@@ -151,6 +163,10 @@ class DirectMethods:
             waiting.set_exception(HubError(error.code, f"The device's answer: {error.message}"))
         else:
             waiting.set_result({"status": status, "payload": content})
+
+    def _charge(self, payload: bytes) -> None:
+        if self._throttle is not None:
+            self._throttle.charge(len(payload))
 
 
 def _offline() -> HubError:

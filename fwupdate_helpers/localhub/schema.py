@@ -76,5 +76,12 @@ CREATE TABLE written_configurations (
 ) WITHOUT ROWID;
 """
 
-VERSIONS: Final = (_REGISTRY, _FLEET)
+_TIERS = """
+CREATE TABLE daily_messages (
+    day TEXT PRIMARY KEY,
+    messages INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+VERSIONS: Final = (_REGISTRY, _FLEET, _TIERS)
 """The SQL that leads from version n to n + 1; a new database takes all of them."""

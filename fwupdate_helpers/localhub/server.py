@@ -23,7 +23,7 @@ from fwupdate_helpers.localhub.config import load_config
 from fwupdate_helpers.localhub.configuration_route import ConfigurationRoute
 from fwupdate_helpers.localhub.configurations.evaluation import Evaluation
 from fwupdate_helpers.localhub.configurations.loop import DEFAULT_SECONDS, ConfigurationLoop
-from fwupdate_helpers.localhub.configurations.store import ConfigurationStore
+from fwupdate_helpers.localhub.configurations.store import MAX_CONFIGURATIONS, ConfigurationStore
 from fwupdate_helpers.localhub.database import Database
 from fwupdate_helpers.localhub.device_endpoint import DeviceEndpoint
 from fwupdate_helpers.localhub.errors import LocalHubError
@@ -39,6 +39,8 @@ from fwupdate_helpers.localhub.query_route import QueryRoute
 from fwupdate_helpers.localhub.service_endpoint import ServiceEndpoint
 from fwupdate_helpers.localhub.statedir import StateDir, write_json
 from fwupdate_helpers.localhub.store import Store
+from fwupdate_helpers.localhub.throttle import Throttle
+from fwupdate_helpers.localhub.tiers import Tier
 from fwupdate_helpers.localhub.twin_changes import TwinChanges
 from fwupdate_helpers.localhub.wiretrace import WireTrace
 
@@ -59,6 +61,7 @@ def run(
     trace: bool = True,
     faults: bool = True,
     job_limits: JobLimits | None = None,
+    tier: Tier | None = None,
     configuration_seconds: float = DEFAULT_SECONDS,
     on_ready: Callable[[Json], None] = lambda ready: None,
 ) -> None:
@@ -71,7 +74,9 @@ def run(
         idle_timeout: Stop so many seconds after the last use; None never does.
         trace: Whether the last messages are kept for ``GET /$localhub/trace``.
         faults: Whether faults can be asked for with ``POST /$localhub/faults``.
-        job_limits: How many jobs may be active, and how fast they work.
+        job_limits: How many jobs may be active, and how fast they work; None means those of the
+            tier.
+        tier: Whose throttles and quotas hold; None means none.
         configuration_seconds: Between two evaluations of the automatic device configurations.
         on_ready: Called with address, ports and files when the hub answers.
 
@@ -94,7 +99,8 @@ def run(
             idle_timeout,
             WireTrace(_utc_now, defer=_a_moment_later, on=trace),
             WireFaults(_utc_now, on=faults),
-            job_limits or JobLimits(),
+            job_limits or JobLimits.of(tier),
+            tier=tier,
             configuration_seconds=configuration_seconds,
         )
         asyncio.run(hub.run(address, service_port, on_ready))
@@ -111,9 +117,11 @@ class _LocalHub:
         faults: WireFaults,
         job_limits: JobLimits,
         *,
+        tier: Tier | None,
         configuration_seconds: float,
     ) -> None:
         self._state = state
+        self._tier = tier
         self._configuration_seconds = configuration_seconds
         self._trace = trace
         self._faults = faults
@@ -159,17 +167,22 @@ class _LocalHub:
     ) -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_loop_error)
-        store = Store(database)
+        tier = self._tier
+        throttle = Throttle(tier, database, _utc_now)
+        store = Store(database, max_devices=tier.devices if tier else None)
         authenticator = Authenticator(
             config["policies"],
             host_names=_host_names(listeners),
             store=store,
             clock=_utc_now,
         )
-        methods = DirectMethods()
-        devices = DeviceEndpoint(store, authenticator, methods, _utc_now, self._trace, self._faults)
+        methods = DirectMethods(throttle)
+        devices = DeviceEndpoint(
+            store, authenticator, methods, _utc_now, self._trace, self._faults, throttle
+        )
         jobs = self._job_scheduler(database, store, devices, methods)
-        configurations = ConfigurationStore(database)
+        most = tier.configurations if tier else MAX_CONFIGURATIONS
+        configurations = ConfigurationStore(database, most=most)
         evaluation = Evaluation(configurations, TwinChanges(store, devices))
         evaluations = ConfigurationLoop(evaluation.run, seconds=self._configuration_seconds)
         services = ServiceEndpoint(
@@ -245,6 +258,7 @@ class _LocalHub:
             "open_hubs": len(leases.alive(self._state)),
             "journal_mode": database.journal_mode,
             "idle_timeout": self._idle_timeout,
+            **devices.throttle.about(),
         }
 
     def _note_use(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from fwupdate_helpers.localhub import throttled_routes
 from fwupdate_helpers.localhub.authentication import (
     REGISTRY_READ,
     REGISTRY_WRITE,
@@ -116,6 +117,7 @@ class ServiceEndpoint:
         self._store = store
         self._devices = devices
         self._methods = methods
+        self._throttle = devices.throttle
         self._twins = TwinChanges(store, devices)
         self._images = ImageEndpoint(images, faults=faults, used=used)
         self._authenticator = authenticator
@@ -170,9 +172,20 @@ class ServiceEndpoint:
                 raise HubError(INVALID_PROTOCOL_VERSION, "The query lacks 'api-version'.")
             await self._trace.authenticated(request)
             refusal = None if own_route else self._faults.refusal(request)
-            return await handler(request) if refusal is None else refusal
+            return await self._within_limits(request, handler) if refusal is None else refusal
 
         return guarded
+
+    async def _within_limits(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            await throttled_routes.admit(self._throttle, request)
+        except HubError as error:
+            if request.path.endswith("/methods"):
+                return method_error(error)
+            raise
+        answer = await handler(request)
+        throttled_routes.charge(self._throttle, request, answer)
+        return answer
 
     # -- the hub itself -----------------------------------------------------------------------
 

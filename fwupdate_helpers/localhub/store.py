@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from fwupdate_helpers.localhub.database import Database
-from fwupdate_helpers.localhub.errors import DEVICE_ALREADY_EXISTS, DEVICE_NOT_FOUND, HubError
+from fwupdate_helpers.localhub.errors import (
+    DEVICE_ALREADY_EXISTS,
+    DEVICE_NOT_FOUND,
+    TOO_MANY_DEVICES,
+    HubError,
+)
 from fwupdate_helpers.localhub.etags import new_etag
 from fwupdate_helpers.localhub.jsontext import NEVER, dumps
 from fwupdate_helpers.localhub.twins import Section, Twin, new_twin
@@ -52,12 +57,17 @@ class Identity:
 class Store:
     """Identities, twins and sessions. Every method runs in one transaction.
 
+    Args:
+        database: Where they are kept.
+        max_devices: How many identities there may be; None means as many as fit.
+
     Attributes:
         database: Where they are kept; for whoever makes one transaction of several calls.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, max_devices: int | None = None) -> None:
         self.database = database
+        self._max_devices = max_devices
         self._connection = database.connection
         # Nobody is connected to a hub that has just started.
         self._connection.execute("UPDATE devices SET connection_state = 'Disconnected'")
@@ -107,7 +117,11 @@ class Store:
         authentication: dict[str, Any],
         capabilities: dict[str, Any],
     ) -> Identity:
-        """Add an identity with an empty twin; raise `HubError` 409001 when the id is taken."""
+        """Add an identity with an empty twin.
+
+        Raises:
+            HubError: 409001, the id is taken; 413002, there are as many as the hub's tier has.
+        """
         twin = new_twin(self.now())
         values = {
             "device_id": device_id,
@@ -125,6 +139,7 @@ class Store:
         }
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
         with self.database.transaction() as connection:
+            self._check_room(device_id)
             try:
                 connection.execute(f"INSERT INTO devices ({names}) VALUES ({marks})", values)  # noqa: S608
             except sqlite3.IntegrityError as error:
@@ -133,6 +148,15 @@ class Store:
                     f"A device with ID '{device_id}' is already registered.",
                 ) from error
         return self.get(device_id)
+
+    def _check_room(self, device_id: str) -> None:
+        most = self._max_devices
+        if most is None or self.find(device_id) is not None:
+            return
+        if self._connection.execute("SELECT count(*) FROM devices").fetchone()[0] >= most:
+            raise HubError(
+                TOO_MANY_DEVICES, f"A hub of this tier has at most {most} devices; delete some."
+            )
 
     def update(
         self,

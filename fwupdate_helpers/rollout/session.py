@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from fwupdate_helpers.errors import FirmwareUpdateError
+from fwupdate_helpers.hub_pace import FREE_PACE
 from fwupdate_helpers.retries import OnRetry, RetryPolicy
 from fwupdate_helpers.rollout.calls import CallPool
 from fwupdate_helpers.rollout.configuration_orders import ConfigurationOrders
@@ -156,7 +157,7 @@ class Session:
         """Return how often a wave of so many devices is looked at."""
         if self.options.look_seconds is not None:
             return Pace(self.options.look_seconds)
-        if self.hub.kind == "local":
+        if self.hub.pace == FREE_PACE:
             return Pace(LOCAL_LOOK_SECONDS)
         return Pace(max(_AZURE_LOOK_SECONDS, _AZURE_PAGE_SECONDS * math.ceil(devices / 100)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from fwupdate_helpers.widgets.board_view import READING, BoardLook, BoardReader,
 from fwupdate_helpers.widgets.board_widgets import BoardWidgets
 from fwupdate_helpers.widgets.fleet_picture import FleetPicture
 from fwupdate_helpers.widgets.fleet_reader import (
-    AZURE_PAGES_PER_MINUTE,
     LOCAL_SECONDS,
     FleetReader,
 )
@@ -55,15 +53,16 @@ class FleetBoard:
 
     On Azure each page of 100 devices is a query, and a unit of S1 grants 20 a minute to all that
     work with the hub. The board takes half of them at most, so a fleet of 1,000 is read once a
-    minute; the device that is chosen is read by itself, every second.
+    minute; the device that is chosen is read by itself, every 2 seconds. When nothing has changed
+    for a minute, a hub that counts is read every 10 minutes.
 
     Args:
         hub: The hub. When it is closed, the board says so and ends.
         condition: What stands after WHERE in a query; ``*`` means all devices.
         update_id: Leave out what the devices tell of other updates than this one.
         since: Leave out updates that began earlier (hub clock).
-        interval: Seconds between two reads while updates run; None is 1 s. When none run, the
-            fleet is read less often.
+        interval: Seconds between two reads while updates run; None is 1 s, and 2 s on a hub
+            that counts. When none run, the fleet is read less often.
 
     Attributes:
         widget: The ipywidgets widget that holds the board, for a layout of your own.
@@ -85,7 +84,8 @@ class FleetBoard:
         since: datetime | None = None,
         interval: float | None = None,
     ) -> None:
-        self._interval = LOCAL_SECONDS if interval is None else interval
+        least = max(LOCAL_SECONDS, hub.pace.panel)
+        self._interval = least if interval is None else interval
         if not self._interval > 0:
             raise ValueError("interval must be more than zero seconds.")
         self._hub, self._condition, self._update_id, self._since = hub, condition, update_id, since
@@ -216,12 +216,11 @@ class FleetBoard:
             self._turn(reader, viewer, closely)
 
     def _new_reader(self, registry: IoTHubRegistryManager) -> FleetReader:
-        grants = AZURE_PAGES_PER_MINUTE if self._hub.kind == "azure" else math.inf
         return FleetReader(
             registry,
             self._condition,
             interval=self._interval,
-            pages_per_minute=grants,
+            pace=self._hub.pace,
             update_id=self._update_id,
             since=self._since,
             clock=time.monotonic,
@@ -272,7 +271,7 @@ class FleetBoard:
         """Show the device that was chosen, from a look of its own at its twin."""
         chosen = self._chosen
         if not self._hub_closed:
-            closely.look(chosen, self._interval)
+            closely.look(chosen, self._interval, asleep=self._hub.pace.asleep)
         row = next((row for row in view.rows if row.device_id == chosen), None)
         if closely.twin is not None:
             row = FleetRow.from_twin(closely.twin, update_id=self._update_id, since=self._since)
@@ -322,11 +321,13 @@ class _Closely:
         """Why it could not be read just now, or None."""
         return self._reader.problem if self._reader else None
 
-    def look(self, chosen: str | None, interval: float) -> None:
+    def look(self, chosen: str | None, interval: float, *, asleep: float) -> None:
         """Read the twin when it is time; another device is read at once."""
         if chosen != self._chosen:
             self._chosen = chosen
-            self._reader = TwinReader(self._registry, chosen, interval) if chosen else None
+            self._reader = (
+                TwinReader(self._registry, chosen, interval, asleep=asleep) if chosen else None
+            )
         now = time.monotonic()
         if self._reader and self._reader.is_due(now, lively=_runs(self.twin)):
             self._reader.read(now)

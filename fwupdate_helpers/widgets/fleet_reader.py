@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final
 
 from fwupdate_helpers.errors import HubRequestError
 from fwupdate_helpers.fleet_view import FleetRow, fleet_rows
 from fwupdate_helpers.hang_up import HungUp
+from fwupdate_helpers.hub_pace import FREE_PACE, HubPace
 from fwupdate_helpers.queries import twin_pages, twins_query
 from fwupdate_helpers.retries import RetryPolicy
 from fwupdate_helpers.widgets.twin_reader import ASLEEP_FACTOR, ASLEEP_SECONDS, IDLE_FACTOR
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 LOCAL_SECONDS: Final = 1.0
 """Seconds between two reads of the local hub, which counts no queries."""
-AZURE_PAGES_PER_MINUTE: Final = 10
-"""Half of what a unit of S1 grants (20 queries a minute); the notebook has queries of its own."""
 _SHARE: Final = 4.0
 """Reading takes no more than a fifth of the time, however slow hub and computer are."""
 _PROBLEM_FACTOR: Final = 4.0
@@ -34,7 +32,7 @@ class FleetReader:
         registry: A service client of the thread that reads.
         condition: What stands after WHERE.
         interval: Seconds between two reads while updates run.
-        pages_per_minute: How many pages the hub grants; each page of a query counts.
+        pace: What the hub grants; each page of a query counts.
         update_id: As in `read_fleet`.
         since: As in `read_fleet`.
         clock: Tells the seconds.
@@ -52,12 +50,12 @@ class FleetReader:
         *,
         interval: float,
         clock: Callable[[], float],
-        pages_per_minute: float = math.inf,
+        pace: HubPace = FREE_PACE,
         update_id: str | None = None,
         since: datetime | None = None,
     ) -> None:
         self._registry, self._query = registry, twins_query(condition)
-        self._interval, self._rate, self._clock = interval, pages_per_minute, clock
+        self._interval, self._pace, self._clock = interval, pace, clock
         self._update_id, self._since = update_id, since
         self.rows: tuple[FleetRow, ...] | None = None
         self.problem: Exception | None = None
@@ -68,7 +66,13 @@ class FleetReader:
         """Tell whether it is time to read; `now` is of the clock."""
         # A little early is better than a whole turn late.
         wait = self._factor(now) * self.seconds - 0.2 * self._interval
-        return now - self._read_at >= max(wait, _asked_seconds(self.problem))
+        return now - self._read_at >= max(wait, self._asked(now))
+
+    def _asked(self, now: float) -> float:
+        """Return the least seconds that the hub asks to wait, or would ask."""
+        if self.problem is not None:
+            return _asked_seconds(self.problem)
+        return self._pace.asleep if self._factor(now) == ASLEEP_FACTOR else 0.0
 
     def _factor(self, now: float) -> float:
         if self.problem is not None:
@@ -99,7 +103,9 @@ class FleetReader:
         if (self.rows, str(self.problem)) != before:
             self._changed_at = self._read_at
         took = self._read_at - began
-        self.seconds = max(self._interval, _SHARE * took, 60 * max(1, pages) / self._rate)
+        self.seconds = max(
+            self._interval, _SHARE * took, 60 * max(1, pages) / self._pace.pages_per_minute
+        )
 
 
 _QUICK: Final = RetryPolicy(attempts=2, base_seconds=0.1, total_seconds=5.0)

@@ -49,15 +49,24 @@ class TwinReader:
         registry: A service client of the thread that reads; its patience is shortened.
         device_id: The device.
         interval: Seconds between two reads while something goes on.
+        asleep: The least seconds between two reads when nothing has changed for a minute.
 
     Attributes:
         twin: The twin of the last read that went well, or None.
         problem: Why the last read went wrong, or None.
     """
 
-    def __init__(self, registry: IoTHubRegistryManager, device_id: str, interval: float) -> None:
+    def __init__(
+        self,
+        registry: IoTHubRegistryManager,
+        device_id: str,
+        interval: float,
+        *,
+        asleep: float = 0.0,
+    ) -> None:
         registry.protocol.config.connection.timeout = READ_SECONDS
         self._registry, self._device_id, self._interval = registry, device_id, interval
+        self._asleep = asleep
         self.twin: Twin | None = None
         self.problem: Exception | None = None
         self._read_at = self._changed_at = float("-inf")
@@ -72,7 +81,8 @@ class TwinReader:
         asleep = now - self._changed_at > ASLEEP_SECONDS
         factor = 1 if lively else ASLEEP_FACTOR if asleep else IDLE_FACTOR
         # A little early is better than a whole turn late.
-        return now - self._read_at >= (factor - 0.2) * self._interval
+        wait = (factor - 0.2) * self._interval
+        return now - self._read_at >= (max(wait, self._asleep) if factor == ASLEEP_FACTOR else wait)
 
     def read(self, now: float) -> None:
         """Read the twin; what goes wrong is in `problem`.

@@ -80,6 +80,7 @@ def test_every_device_is_connected_with_the_tags_and_the_firmware_of_its_profile
             "model": profile.model,
             "site": profile.site,
             "floor": profile.index % 3,
+            **hub.kit_tags,
         }
         firmware = twin.properties.reported[contract.FIRMWARE]
         assert firmware[contract.CURRENT_VERSION] == profile.version

@@ -14,10 +14,11 @@ from ipywidgets.widgets import widget as ipywidgets_registry
 from fwupdate_helpers import FleetBoard, read_fleet
 from fwupdate_helpers.errors import HubUnavailable, QueryRefused
 from fwupdate_helpers.hub import Hub
+from fwupdate_helpers.hub_pace import METERED_PACE
 from fwupdate_helpers.queries import twin_pages, twins_query
 from fwupdate_helpers.retries import RetryPolicy
 from fwupdate_helpers.widgets.fleet_board import BoardTimeout
-from fwupdate_helpers.widgets.fleet_reader import AZURE_PAGES_PER_MINUTE, FleetReader
+from fwupdate_helpers.widgets.fleet_reader import FleetReader
 from tests import rest
 from tests.fleets import RawFleet
 from tests.images import hub_of
@@ -122,7 +123,7 @@ def test_the_pages_of_a_fleet_decide_how_often_azure_is_asked(hub: Hub, devices:
         hub.registry,
         devices.condition,
         interval=1.0,
-        pages_per_minute=AZURE_PAGES_PER_MINUTE,
+        pace=METERED_PACE,
         clock=lambda: now,
     )
     assert reader.is_due(now)

@@ -16,7 +16,7 @@ import pytest
 from azure.iot.device import IoTHubDeviceClient
 from azure.iot.hub import IoTHubConfigurationManager, IoTHubRegistryManager
 
-from fwupdate_helpers import hub as hub_module
+from fwupdate_helpers import settings as settings_module
 from fwupdate_helpers.connection_string import Secret
 from fwupdate_helpers.errors import (
     FirmwareUpdateError,
@@ -67,8 +67,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dotenv: str) -> 
     """Make the root of a repository with a `.env` and let `connect_hub` take it for its own."""
     (tmp_path / "pyproject.toml").touch()
     file = tmp_path / ".env"
+    file.touch(mode=0o600)
     file.write_text(dotenv, encoding="utf-8")
-    monkeypatch.setattr(hub_module, "_REPOSITORY", tmp_path)
+    monkeypatch.setattr(settings_module, "_REPOSITORY", tmp_path)
     return file
 
 
@@ -126,7 +127,7 @@ def test_an_env_file_that_does_not_count_means_the_local_hub(
         file.write_text("OTHER=1\n", encoding="utf-8")
     else:
         file.unlink()
-    assert hub_module._from_env_file(tmp_path) is None
+    assert settings_module.read_hub_setting() is None
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from xml.etree import ElementTree
 import pytest
 import requests
 
-from fwupdate_helpers import hub as hub_module
+from fwupdate_helpers import settings as settings_module
 from fwupdate_helpers.errors import (
     FirmwareUpdateError,
     HubRequestError,
@@ -422,8 +422,9 @@ def test_the_container_may_be_named_in_the_env_file_of_the_repository(
 ) -> None:
     (tmp_path / "pyproject.toml").touch()
     line = f"{IMAGE_CONTAINER_VARIABLE}='{storage.container()}'"
+    (tmp_path / ".env").touch(mode=0o600)
     (tmp_path / ".env").write_text(line, encoding="utf-8")
-    monkeypatch.setattr(hub_module, "_REPOSITORY", tmp_path)
+    monkeypatch.setattr(settings_module, "_REPOSITORY", tmp_path)
     publish_image(azure, image)
     assert len(storage.blobs) == 1
 

@@ -49,6 +49,7 @@ AFTER_THE_END = {
     "02_firmware_update": ("read-twin", 2),
     "03_when_updates_fail": ("good", 2),
     "04_fleet_rollout": ("profile", 2),
+    "05_azure_iot_hub": ("run-here", 2),
 }
 """A cell that is run after the clean-up, and the step that it must ask for."""
 SLOW = {"03_when_updates_fail", "04_fleet_rollout"}

@@ -59,8 +59,8 @@ def raises(error: BaseException) -> Callable[[int], int]:
     return double
 
 
-THOUGHT_ONLY = {"03-a", "03-c", "04-b", "04-c"}
-"""Exercises about a formula and about decisions: there is nothing to ask a hub."""
+THOUGHT_ONLY = {"03-a", "03-c", "04-b", "04-c", "05-a"}
+"""Exercises about formulas and about decisions: there is nothing to ask a hub."""
 NO_HUB = HubUnavailable("The hub does not answer. Run the set-up cell again.")
 
 

@@ -27,12 +27,17 @@ MAX_CONFIGURATIONS: Final = 100
 class ConfigurationStore:
     """Keeps configurations. Every method runs in one transaction.
 
+    Args:
+        database: Where they are kept.
+        most: How many there may be; a tier may have fewer than other hubs.
+
     Attributes:
         database: Where they are kept.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, most: int = MAX_CONFIGURATIONS) -> None:
         self.database = database
+        self._most = most
         self._connection = database.connection
 
     def all(self) -> list[Configuration]:
@@ -52,7 +57,7 @@ class ConfigurationStore:
         return _configuration(row)
 
     def create(self, configuration_id: str, specification: Specification) -> Configuration:
-        """Add a configuration; raise `HubError` 409401, or 413101 when there are 100."""
+        """Add a configuration; raise `HubError` 409401, or 413101 when there are too many."""
         now = self.database.now()
         with self.database.transaction() as connection:
             self._check_room(connection, configuration_id)
@@ -70,10 +75,10 @@ class ConfigurationStore:
                 CONFIGURATION_ALREADY_EXISTS,
                 f"A configuration '{configuration_id}' is there already; an update needs its ETag.",
             )
-        if len(ids) >= MAX_CONFIGURATIONS:
+        if len(ids) >= self._most:
             raise HubError(
                 TOO_MANY_CONFIGURATIONS,
-                f"A hub has at most {MAX_CONFIGURATIONS} configurations; delete one first.",
+                f"This hub has at most {self._most} configurations; delete one first.",
             )
 
     def update(self, configuration_id: str, specification: Specification) -> Configuration:

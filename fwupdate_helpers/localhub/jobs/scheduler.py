@@ -17,6 +17,7 @@ from fwupdate_helpers.localhub.jobs.records import CANCELLED, QUEUED, SCHEDULED,
 from fwupdate_helpers.localhub.jobs.run import Clock, JobRun
 from fwupdate_helpers.localhub.jobs.specification import JobSpecification
 from fwupdate_helpers.localhub.jobs.work import Tools
+from fwupdate_helpers.localhub.tiers import Tier
 
 Json = dict[str, Any]
 
@@ -39,6 +40,11 @@ class JobLimits:
 
     active: int = 10
     devices_per_second: float = 100.0
+
+    @classmethod
+    def of(cls, tier: Tier | None) -> JobLimits:
+        """Return the limits of a tier; without one, those that a class does not wait for."""
+        return cls(tier.active_jobs, tier.job_devices_per_second) if tier else cls()
 
 
 class JobScheduler:
