@@ -9,7 +9,7 @@ from typing import Final
 
 from fwupdate_helpers.errors import FirmwareUpdateError
 from fwupdate_helpers.hub import Hub
-from fwupdate_helpers.localhub.authentication import OWNER_POLICY, POLICIES
+from fwupdate_helpers.localhub.authentication import POLICIES
 from fwupdate_helpers.localhub.statedir import StateDir, read_json
 
 SMALLEST_POLICY: Final = {
@@ -59,4 +59,4 @@ def with_policy(hub: Hub, policy: str) -> Hub:
     )
 
 
-__all__ = ["OWNER_POLICY", "SMALLEST_POLICY", "with_policy"]
+__all__ = ["SMALLEST_POLICY", "with_policy"]

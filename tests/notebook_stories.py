@@ -174,7 +174,8 @@ def story_04(notebook: NotebookNode) -> None:
     assert "'site': 'oslo'" in text_of(cell["profile"])
     assert "more to come: True" in text_of(cell["query"])
     assert text_of(cell["page"]).strip() == "50"
-    assert "'site': 'porto', 'firmware': '1.1.0'" in text_of(cell["group"])
+    for word in ("'site': 'porto'", "'firmware': '1.1.0'", "'devices': 7"):
+        assert word in text_of(cell["group"]), "the SDK has no order of columns"
     assert re.search(r"(\d+) of \1 run 2\.0\.0 · job \*\*completed", text_of(cell["wake"]))
     assert re.search(r"'pending': 2|'completed': \d+", text_of(cell["job-rows"]))
     assert re.search(r"fleet-\d{4} 20\d\d-\d\d-\d\dT", text_of(cell["when"]))
@@ -208,14 +209,9 @@ def story_05(notebook: NotebookNode) -> None:
     assert set(may.values()) == {"401"}
     assert "completed" in text_of(cell["run-there"])
     assert re.search(r"local hub: the direct method was answered", text_of(cell["compare"]))
-    assert "permits reading until it is deleted" in text_of(cell["publish"])
-    assert notebook_id(cell["list-mine"]), "what will be deleted is shown before it is"
+    assert "permits r until it is deleted" in text_of(cell["publish"])
+    assert "05-azure-iot-hub-thermostat" in text_of(cell["list-mine"]), "shown before it is deleted"
     check_figure(cell["compare"])
-
-
-def notebook_id(cell: NotebookNode) -> bool:
-    """Whether a cell shows the id of the notebook's own device."""
-    return "05-azure-iot-hub-thermostat" in text_of(cell)
 
 
 STORIES: Mapping[str, Callable[[NotebookNode], None]] = {

@@ -57,7 +57,10 @@ class UnrulyMqtt:
         sent: What the device sent so far.
         connections: How many connections there were.
         ca_pem: The certificate that the device has to trust.
+        port: Where it listens.
     """
+
+    port = 8883
 
     def __init__(self, hub: HubProcess) -> None:
         self.hub = hub
@@ -105,7 +108,7 @@ class UnrulyMqtt:
 
     async def _open(self) -> None:
         self._server = await asyncio.start_server(
-            self._connect, self._address, 8883, ssl=self._context
+            self._connect, self._address, self.port, ssl=self._context
         )
 
     async def _close(self) -> None:

@@ -26,6 +26,7 @@ from fwupdate_helpers.device.sdk_inside import (
     METHODS,
     TWIN_PATCHES,
     discard,
+    drop_socket,
     is_renewing,
     release,
     sever,
@@ -94,6 +95,7 @@ class HubLink:
         self._unanswered = self._evictions = self._refusals = 0
         self._connected_at = 0.0
         self._own, self._has_rival, self._is_fruitful = OwnReports(), False, False
+        self._looking, self._fruitless = asyncio.Lock(), 0
 
     @property
     def is_connected(self) -> bool:
@@ -132,11 +134,19 @@ class HubLink:
         await self.ask(self._subscribe)
 
     async def read_twin(self) -> Json:
-        """Return the device twin as the hub has it."""
-        look = self._own.look()
-        twin: Json = await self.ask(_get_twin)
-        self._has_rival |= self._own.is_foreign(_version(twin), look)
-        return twin
+        """Return the device twin as the SDK does: ``{"desired": …, "reported": …}``."""
+        while True:
+            await self.ready()
+            with suppress(NotAcknowledged):
+                return await self._look()
+
+    async def _look(self) -> Json:
+        """Read the twin once; its count tells whether another client has written since."""
+        async with self._looking:  # two looks at a time would count the same reports twice
+            look = self._own.look()
+            twin: Json = await self.attempt(_get_twin)
+            self._has_rival |= self._own.is_foreign(_version(twin), look)
+            return twin
 
     async def report(self, patch: Json) -> None:
         """Send a reported patch once.
@@ -177,8 +187,9 @@ class HubLink:
             self._events.add("retry", f"The hub did not take a request ({error}); asking again.")
             if isinstance(error, NotAcknowledged):
                 raise
-            self._refusals += 1
-            await asyncio.sleep(self._policy.wait_after(self._refusals))
+            self._note_state(self._client)
+            self._refusals += self.is_connected  # a lost connection is no sign of a busy hub
+            await asyncio.sleep(self._policy.wait_after(max(1, self._refusals)))
             raise NotAcknowledged(str(error)) from error
         self._unanswered = self._refusals = 0
         self._is_fruitful |= call not in (self._subscribe, _get_twin)
@@ -214,8 +225,9 @@ class HubLink:
         while True:
             await self._lost.wait()
             # On a bad line some work is done; a rival that does not show lets next to none be done.
-            fruitless = 0 if self._is_fruitful else self._evictions - 2 * self._policy.evictions
-            await asyncio.sleep(_PAUSE_SECONDS + self._policy.wait_after(1 + max(0, fruitless)))
+            self._fruitless = 0 if self._is_fruitful else self._fruitless + 1
+            too_many = max(0, self._fruitless - 2 * self._policy.evictions)
+            await asyncio.sleep(_PAUSE_SECONDS + self._policy.wait_after(1 + too_many))
             if self._is_cut:
                 return
             if is_renewing(self._client) or self.is_connected:
@@ -234,6 +246,7 @@ class HubLink:
             try:
                 await asyncio.wait_for(self._client.connect(), self._policy.connect_seconds)
             except Exception as error:
+                drop_socket(error)
                 failures += 1
                 wait, spent = self._policy.wait_after(failures), loop.time() - began
                 if self._is_hopeless(error, left=seconds - spent - wait):
@@ -247,6 +260,7 @@ class HubLink:
                 await asyncio.sleep(wait)
             else:
                 self._set_connected(True)
+                self._note_state(self._client)  # it may be lost again by now
                 return
 
     def _is_hopeless(self, error: Exception, *, left: float) -> bool:
@@ -369,9 +383,7 @@ class HubLink:
     async def _look_for_rival(self) -> None:
         """Ask the hub whether another client has written as this device since the last look."""
         with suppress(NotAcknowledged):  # of the next connection there is another try
-            look = self._own.look()
-            twin = await self.attempt(_get_twin)
-            self._has_rival |= self._own.is_foreign(_version(twin), look)
+            await self._look()
 
 
 async def _get_twin(client: Any) -> Json:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
+from traceback import clear_frames
 from typing import Any, Final
 
 METHODS: Final = "methods"
@@ -124,6 +125,18 @@ async def _stop_handlers(manager: Any) -> None:
         for inbox in alive:
             inbox.put(order())
         await asyncio.sleep(0.01)
+
+
+def drop_socket(error: BaseException) -> None:
+    """Close the socket of a connect that failed, which lives on in the error's traceback.
+
+    A client that begins its handshake over WebSockets has not taken its socket yet: when the hub,
+    or a proxy before it, turns it away, nobody closes it until the garbage collector comes.
+    """
+    found: BaseException | None = error
+    while found is not None:
+        clear_frames(found.__traceback__)
+        found = found.__cause__
 
 
 def is_renewing(client: Any) -> bool:

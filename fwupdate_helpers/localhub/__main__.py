@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
 
     run = command("run", _run, "Run a hub in the foreground; print one JSON line when it is ready.")
     run.add_argument("--host", metavar="ADDRESS", help="the loopback address, such as 127.0.0.9")
-    run.add_argument("--service-port", type=int, metavar="N", help="the HTTPS port")
+    run.add_argument(
+        "--service-port", type=int, metavar="N", help="the HTTPS port (8443; Azure's: 443)"
+    )
     run.add_argument(
         "--idle-timeout", type=float, metavar="SECONDS", help="stop so long after the last use"
     )

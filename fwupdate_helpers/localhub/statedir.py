@@ -11,6 +11,7 @@ Files:
     images/       published firmware images; their folders' names are secret
     hub.log       what happened; start-error.* why a start failed
     leases/       one file for each open `Hub`
+    runs/         timelines that notebook 05 compares (`fwupdate_helpers.kept_runs`); not the hub's
 """
 
 from __future__ import annotations

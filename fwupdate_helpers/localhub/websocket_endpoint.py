@@ -54,7 +54,7 @@ class WebSocketEndpoint:
         connection.connection_made(transport)
         sending = asyncio.create_task(transport.send(), name="websocket")
         try:
-            await _receive(socket, connection)
+            await _receive(socket, connection, transport)
         finally:
             transport.close()
             connection.connection_lost(None)
@@ -62,11 +62,15 @@ class WebSocketEndpoint:
         return socket
 
 
-async def _receive(socket: web.WebSocketResponse, connection: DeviceConnection) -> None:
+async def _receive(
+    socket: web.WebSocketResponse, connection: DeviceConnection, transport: WebSocketTransport
+) -> None:
     """Hand on what comes, until the end of the connection."""
     async for message in socket:
         if message.type is WSMsgType.BINARY:
             connection.data_received(message.data)
+            if transport.get_write_buffer_size():  # answers go out before more is read
+                await asyncio.sleep(0)
         elif message.type is WSMsgType.TEXT:
             connection.close("a WebSocket frame that is not binary [6.0.0-1]")
 

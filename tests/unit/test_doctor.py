@@ -361,6 +361,23 @@ def test_without_on_azure_a_setting_is_named_and_nothing_else(
 @pytest.mark.parametrize(
     ("given", "state", "words"),
     [
+        ("", "ok", "8883; where it is blocked, set FWUPDATE_IOTHUB_WEBSOCKETS=1"),
+        ("1", "ok", "port 443 (WebSockets)"),
+        ("443", "failure", "port of devices is not set right"),
+    ],
+)
+def test_on_azure_the_port_of_devices_is_told(
+    monkeypatch: pytest.MonkeyPatch, given: str, state: str, words: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, STRING)
+    monkeypatch.setenv("FWUPDATE_IOTHUB_WEBSOCKETS", given)
+    found = check_setting(machine(), on_azure=True)
+    assert found.state == state and words in found.found
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "words"),
+    [
         (STRING, "ok", "Azure was not contacted"),
         ("", "failure", "is not set"),
         (STRING.replace("SharedAccessKeyName=iothubowner;", ""), "failure", "cannot be used"),
