@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, ParamSpec, TypeVar
 
 from fwupdate_helpers.connection_string import (
     Secret,
@@ -23,6 +23,7 @@ from fwupdate_helpers.connection_string import (
 from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
 from fwupdate_helpers.hub_pace import FREE_PACE, METERED_PACE, HubPace, note_pace, read_tier
 from fwupdate_helpers.retry_log import RetryLog
+from fwupdate_helpers.retry_rules import Operation
 from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
     from fwupdate_helpers.faults import Faults
     from fwupdate_helpers.trace import Trace
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CONNECTION_STRING_VARIABLE = "FWUPDATE_IOTHUB_CONNECTION_STRING"
 _REPOSITORY = Path(__file__).resolve().parents[1]
@@ -108,7 +112,8 @@ class Hub:
     Attributes:
         kind: ``"local"`` or ``"azure"``.
         host_name: The service's host; for the local hub with its port.
-        retries: What this object itself had to ask the hub again, identities for example.
+        retries: What had to be asked again by what has the hub and no log of its own: identities,
+            fleets, `patiently`, `read_fleet`, a `Rollout`.
     """
 
     def __init__(
@@ -268,17 +273,42 @@ class Hub:
         except DeviceNotFound:
             return
 
-    def _retried(self, device_id: str, request: Callable[[], Any]) -> Any:
+    def _retried(
+        self,
+        device_id: str,
+        request: Callable[[], T],
+        operation: Operation = Operation.IDENTITY,
+    ) -> T:
         """Make a request that does no harm when it comes twice."""
-        from fwupdate_helpers.retries import Operation, RetryPolicy
+        from fwupdate_helpers.retries import RetryPolicy
 
-        def once() -> Any:
+        def once() -> T:
             with hub_errors(device_id):
                 return request()
 
         return RetryPolicy().call(
-            once, operation=Operation.IDENTITY, device_id=device_id, on_retry=self.retries
+            once, operation=operation, device_id=device_id, on_retry=self.retries
         )
+
+    def patiently(self, call: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+        """Make a call of the SDK that does no harm when it comes twice, again where it may help.
+
+        A hub on Azure grants 20 queries a minute, and refuses more (429): this waits as it asks,
+        and `retries` has a line for each time. Not for direct methods: `invoke_firmware_update`
+        looks at the twin before it repeats one.
+
+        Args:
+            call: A method of `registry`, `jobs` or `configurations` that reads or deletes.
+            arguments: Its arguments.
+            keywords: Its keyword arguments.
+
+        Raises:
+            FirmwareUpdateError: The last error; see `hub_errors`.
+
+        Example:
+            >>> job = hub.patiently(hub.jobs.get_scheduled_job, "my-job")  # doctest: +SKIP
+        """
+        return self._retried("", lambda: call(*arguments, **keywords), Operation.REQUEST)
 
     def local_request(self, method: str, path: str, body: BinaryIO | None = None) -> Response:
         """Send a request to a route that the local hub has, and an IoT Hub on Azure does not.

@@ -122,7 +122,9 @@ class Rollout:
         self._devices, self._sizes = devices, read_waves(waves)
         self._way: Way = by
         self._limits = self._limit(abort_at, pause_seconds, wave_seconds, reach_seconds)
-        self._set_up(Options(policy or RetryPolicy(), on_retry, lease_seconds, look_seconds))
+        self._set_up(
+            Options(policy or RetryPolicy(), on_retry or hub.retries, lease_seconds, look_seconds)
+        )
 
     def _limit(
         self, abort_at: float, pause: float, wave: float | None, reach: float | None
@@ -172,7 +174,9 @@ class Rollout:
         """
         rollout = cls.__new__(cls)
         rollout._hub, rollout.rollout_id = hub, check_id(rollout_id)
-        rollout._set_up(Options(policy or RetryPolicy(), on_retry, lease_seconds, look_seconds))
+        rollout._set_up(
+            Options(policy or RetryPolicy(), on_retry or hub.retries, lease_seconds, look_seconds)
+        )
         with rollout._session() as session:
             rollout._read(session, image)
         return rollout
