@@ -44,7 +44,7 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env layout lab doctor test test-azure demo bench-trace bench-download bench-fleet lint lock clean FORCE
+.PHONY: help env layout lab doctor test test-azure azure-setting demo bench-trace bench-download bench-fleet lint lock clean FORCE
 
 help: ## this list
 	@echo "make <target>, where <target> is one of:"
@@ -127,13 +127,15 @@ doctor: $(READY) ## is this machine ready? A table with the fix for each line th
 test: $(READY) ## run the tests (TEST_ARGS=… is passed on to pytest)
 	$(LOCAL_ONLY) $(PY) -m pytest $(TEST_ARGS)
 
-test-azure: $(READY) ## run all notebooks on your own IoT Hub (reads FWUPDATE_IOTHUB_CONNECTION_STRING; it costs messages)
+test-azure: azure-setting $(READY) ## run all notebooks on your own IoT Hub (it costs messages; see README.md)
+	FWUPDATE_TEST_AZURE=1 $(PY) -m pytest -n0 $(AZURE_TESTS) $(TEST_ARGS)
+
+azure-setting:
 	@if [ -z "$$FWUPDATE_IOTHUB_CONNECTION_STRING" ]; then \
 	  echo "make test-azure: FWUPDATE_IOTHUB_CONNECTION_STRING is not set in the environment. Set it to a service" >&2; \
 	  echo "connection string of an IoT Hub of your own; for the images, set FWUPDATE_IMAGE_CONTAINER_URL, too." >&2; \
 	  exit 2; \
 	fi
-	FWUPDATE_TEST_AZURE=1 $(PY) -m pytest -n0 $(AZURE_TESTS) $(TEST_ARGS)
 
 demo: $(READY) ## run notebook 02 without a browser; the page and the timeline go to build/
 	@mkdir -p build; rm -f $(DEMO_FILES)

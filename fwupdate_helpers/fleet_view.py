@@ -234,7 +234,7 @@ def read_fleet(
         since: Leave out updates that began earlier (hub clock); their rows stay.
         registry: The service client to use; for a thread of its own, see `Hub.new_registry`.
         policy: How often and how long to try for each page; None is the default policy.
-        on_retry: Called with a `Retry` before each further try.
+        on_retry: Called with a `Retry` before each further try; None is the hub's log of retries.
 
     Returns:
         Rows in the order of wave and device id.
@@ -250,6 +250,7 @@ def read_fleet(
     from fwupdate_helpers.queries import query_twins, twins_query
 
     client = hub.registry if registry is None else registry
+    on_retry = hub.retries if on_retry is None else on_retry
     twins = query_twins(client, twins_query(condition), policy=policy, on_retry=on_retry)
     return fleet_rows(twins, update_id=update_id, since=since)
 

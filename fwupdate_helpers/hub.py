@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Collection
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar
 
 from fwupdate_helpers import attendees, kit_devices
 from fwupdate_helpers.connection_string import Secret, read_device_key
@@ -16,6 +16,7 @@ from fwupdate_helpers.hub_clients import HubClients
 from fwupdate_helpers.identities import retried
 from fwupdate_helpers.kit_devices import KitDevices
 from fwupdate_helpers.retry_log import RetryLog
+from fwupdate_helpers.retry_rules import Operation
 from fwupdate_helpers.settings import (
     CONNECTION_STRING_VARIABLE,
     HOST_NAME_VARIABLE,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fwupdate_helpers.trace import Trace
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -89,7 +91,8 @@ class Hub(HubClients):
     Attributes:
         kind: ``"local"`` or ``"azure"``.
         host_name: The service's host; for the local hub with its port.
-        retries: What this object itself had to ask the hub again, identities for example.
+        retries: What had to be asked again by what has the hub and no log of its own: identities,
+            fleets, `patiently`, `read_fleet`, a `Rollout`.
 
     Raises:
         InvalidConnectionString: The string lacks a part or has a bad one.
@@ -180,18 +183,25 @@ class Hub(HubClients):
         except DeviceNotFound:
             return
 
-    def patiently(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Make a call of the SDK that only reads, and make it again while the hub is too busy.
+    def patiently(self, call: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+        """Make a call of the SDK that does no harm when it comes twice, again where it may help.
 
-        What was asked again stands in `retries`.
+        A hub on Azure grants 20 queries a minute, and refuses more (429): this waits as it asks,
+        and `retries` has a line for each time. Not for direct methods: `invoke_firmware_update`
+        looks at the twin before it repeats one.
+
+        Args:
+            call: A method of `registry`, `jobs` or `configurations` that reads or deletes.
+            arguments: Its arguments.
+            keywords: Its keyword arguments.
 
         Raises:
-            FirmwareUpdateError: The hub refuses the call, or is too busy for too long.
+            FirmwareUpdateError: The last error; see `hub_errors`.
 
         Example:
-            >>> page = hub.patiently(hub.registry.query_iot_hub, question)  # doctest: +SKIP
+            >>> job = hub.patiently(hub.jobs.get_scheduled_job, "my-job")  # doctest: +SKIP
         """
-        return retried(self, "", lambda: call(*arguments), is_query=True)
+        return retried(self, "", lambda: call(*arguments, **keywords), Operation.REQUEST)
 
     # -- what the kit has made on a hub -----------------------------------------------------------
 

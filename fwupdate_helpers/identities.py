@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from fwupdate_helpers.connection_string import Secret
 from fwupdate_helpers.errors import FirmwareUpdateError
+from fwupdate_helpers.retry_rules import Operation
 
 if TYPE_CHECKING:
     from fwupdate_helpers.hub import Hub
@@ -90,7 +91,7 @@ def find_ids(hub: Hub, condition: str) -> list[str]:
     found: list[str] = []
     token: str | None = None
     while True:
-        page = retried(hub, "", _page_of(hub, specification, token), is_query=True)
+        page = retried(hub, "", _page_of(hub, specification, token), Operation.QUERY)
         found += [item.device_id for item in page.items]
         token = page.continuation_token
         if not token:
@@ -134,16 +135,17 @@ def _send_part(hub: Hub, items: list[Any]) -> Any:
     return retried(hub, items[0].id, lambda: hub.registry.bulk_create_or_update_devices(items))
 
 
-def retried(hub: Hub, device_id: str, request: Callable[[], T], *, is_query: bool = False) -> T:
+def retried(
+    hub: Hub, device_id: str, request: Callable[[], T], operation: Operation = Operation.IDENTITY
+) -> T:
     """Make a request that does no harm when it comes twice; the hub's `retries` tell of it."""
-    from fwupdate_helpers.retries import Operation, RetryPolicy
+    from fwupdate_helpers.retries import RetryPolicy
     from fwupdate_helpers.sdk_errors import hub_errors
 
     def once() -> T:
         with hub_errors(device_id):
             return request()
 
-    operation = Operation.QUERY if is_query else Operation.IDENTITY
     return RetryPolicy().call(once, operation=operation, device_id=device_id, on_retry=hub.retries)
 
 

@@ -223,18 +223,18 @@ class _Call(Generic[T]):
             self._note(error, after, state.upcoming_sleep)
 
     def _note(self, error: FirmwareUpdateError, verdict: Verdict, delay: float) -> None:
+        retry = Retry(
+            at=self._policy.now(),
+            device_id=self._device_id,
+            operation=self._operation,
+            attempt=self._attempt,
+            cause=cause_of(error),
+            verdict=verdict,
+            delay=delay,
+        )
+        logger.info("%s", retry)
         if self._on_retry is not None:
-            self._on_retry(
-                Retry(
-                    at=self._policy.now(),
-                    device_id=self._device_id,
-                    operation=self._operation,
-                    attempt=self._attempt,
-                    cause=cause_of(error),
-                    verdict=verdict,
-                    delay=delay,
-                )
-            )
+            self._on_retry(retry)
 
 
 def _error(state: RetryCallState) -> BaseException | None:

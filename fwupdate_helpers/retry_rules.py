@@ -40,6 +40,7 @@ class Operation(str, Enum):
     TWIN = "twin read"
     QUERY = "query"
     METHOD = "direct method"
+    REQUEST = "request"
 
 
 class Verdict(str, Enum):

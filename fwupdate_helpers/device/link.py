@@ -184,7 +184,8 @@ class HubLink:
         except Exception as error:
             if not is_temporary(error) or self._has_ended:
                 raise
-            self._events.add("retry", f"The hub did not take a request ({error}); asking again.")
+            reason = error.__cause__ or error  # the SDK calls it an "Unexpected failure"
+            self._events.add("retry", f"The hub did not take a request ({reason}); asking again.")
             if isinstance(error, NotAcknowledged):
                 raise
             self._note_state(self._client)

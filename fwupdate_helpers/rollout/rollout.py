@@ -72,8 +72,7 @@ class Rollout:
             reached. It is left out then; see `RolloutReport.not_reached`. None means 60, and 900
             by configuration on Azure, which looks at its target every five minutes.
         policy: How often and how long each call to the hub is tried; None is the default policy.
-        on_retry: Called with a `Retry` before each further try, from any thread; None is the
-            hub's own log, `Hub.retries`.
+        on_retry: Called with a `Retry` before each further try; None is `Hub.retries`.
         look_seconds: Seconds from one look at a wave to the next; None means what the hub allows.
         lease_seconds: Seconds for which another kernel that runs the same rollout must show no
             life before this one takes it over.
@@ -124,8 +123,7 @@ class Rollout:
         self._devices, self._sizes = devices, read_waves(waves)
         self._way: Way = by
         self._limits = self._limit(abort_at, pause_seconds, wave_seconds, reach_seconds)
-        noted = hub.retries if on_retry is None else on_retry
-        self._set_up(Options(policy or RetryPolicy(), noted, lease_seconds, look_seconds))
+        self._set_up(policy, on_retry, lease_seconds, look_seconds)
 
     def _limit(
         self, abort_at: float, pause: float, wave: float | None, reach: float | None
@@ -136,8 +134,11 @@ class Rollout:
         wave = max(WAVE_SECONDS, 2 * (reach or usual_reach)) if wave is None else wave
         return Limits(abort_at, pause, wave, min(usual_reach, wave) if reach is None else reach)
 
-    def _set_up(self, options: Options) -> None:
-        self._options = options
+    def _set_up(
+        self, policy: RetryPolicy | None, on_retry: OnRetry | None, lease: float, look: float | None
+    ) -> None:
+        noted = self._hub.retries if on_retry is None else on_retry
+        self._options = Options(policy or RetryPolicy(), noted, lease, look)
         self.events = EventLog()
         self._state: RolloutState | None = None
         self._progress = Progress(Status.PLANNED)
@@ -175,8 +176,7 @@ class Rollout:
         """
         rollout = cls.__new__(cls)
         rollout._hub, rollout.rollout_id = hub, check_id(rollout_id)
-        noted = hub.retries if on_retry is None else on_retry
-        rollout._set_up(Options(policy or RetryPolicy(), noted, lease_seconds, look_seconds))
+        rollout._set_up(policy, on_retry, lease_seconds, look_seconds)
         with rollout._session() as session:
             rollout._read(session, image)
         return rollout

@@ -37,6 +37,7 @@ TARGETS = [
     "lab",
     "doctor",
     "test",
+    "test-azure",
     "demo",
     "bench-download",
     "bench-fleet",
@@ -299,6 +300,14 @@ def test_make_alone_lists_every_target(checkout: Path) -> None:
         line.split()[0] for line in make(checkout).stdout.splitlines() if line.startswith("  ")
     ]
     assert sorted(listed) == sorted(TARGETS)
+
+
+@needs_make
+def test_nothing_is_tested_on_azure_unless_a_hub_is_set(checkout: Path) -> None:
+    done = make(checkout, "test-azure")  # `conftest` has emptied the setting
+    assert done.returncode == 2
+    assert "FWUPDATE_IOTHUB_CONNECTION_STRING is not set" in done.stderr
+    assert not (checkout / ".venv").exists()
 
 
 @needs_make
