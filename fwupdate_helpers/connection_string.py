@@ -1,4 +1,8 @@
-"""Connection strings: read without ever showing the key."""
+"""Connection strings: read without ever showing the key.
+
+Each function first makes a `Secret` of what it is given: there are tools that show a traceback with
+the values of all variables.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from typing import Any
 from fwupdate_helpers.errors import InvalidConnectionString
 
 _KEY = re.compile(r"(SharedAccessKey\s*=\s*)[^;]+", re.IGNORECASE)
+_LIKE_A_KEY = re.compile(r"[A-Za-z0-9+/]{20,}={1,2}(?![A-Za-z0-9])")
+"""Base64 in a place where no key belongs."""
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 _PARTS = {
     "HostName": _HOST,
@@ -18,6 +24,7 @@ _PARTS = {
     "SharedAccessKey": re.compile(r"(?!)"),
 }
 """What is read of a connection string, and how a value looks that surely is no key."""
+_DEVICE_EXAMPLE = "HostName=…;DeviceId=…;SharedAccessKey=…"
 _EXAMPLE = "HostName=…;SharedAccessKeyName=…;SharedAccessKey=…"
 
 
@@ -36,7 +43,7 @@ class Secret(str):
         return repr(str(self))
 
     def __str__(self) -> str:
-        masked = mask(self)
+        masked = _LIKE_A_KEY.sub("***", mask(self))
         return masked if masked != str.__str__(self) or not masked else "***"
 
     def __format__(self, specification: str) -> str:
@@ -58,18 +65,21 @@ def read_service_string(connection_string: str) -> str:
     Raises:
         InvalidConnectionString: A part is missing or malformed, or it is a device's string.
     """
+    connection_string = Secret(connection_string)
     parts = _read(connection_string, "SharedAccessKeyName", _EXAMPLE)
     return parts["HostName"]
 
 
 def read_service_key(connection_string: str) -> bytes:
     """Return the key in a service connection string; raises as `read_service_string`."""
+    connection_string = Secret(connection_string)
     parts = _read(connection_string, "SharedAccessKeyName", _EXAMPLE)
     return base64.b64decode(parts["SharedAccessKey"])
 
 
 def read_policy(connection_string: str) -> tuple[str, str]:
     """Return the policy's name and key, which is shown masked; raises as `read_service_string`."""
+    connection_string = Secret(connection_string)
     parts = _read(connection_string, "SharedAccessKeyName", _EXAMPLE)
     return parts["SharedAccessKeyName"], parts["SharedAccessKey"]
 
@@ -80,14 +90,14 @@ def read_device_string(connection_string: str) -> str:
     Raises:
         InvalidConnectionString: A part is missing or malformed, or it is a service's string.
     """
-    example = "HostName=…;DeviceId=…;SharedAccessKey=…"
-    return _read(connection_string, "DeviceId", example)["DeviceId"]
+    connection_string = Secret(connection_string)
+    return _read(connection_string, "DeviceId", _DEVICE_EXAMPLE)["DeviceId"]
 
 
 def read_device_host(connection_string: str) -> str:
     """Return the host name in a device connection string; raises as `read_device_string`."""
-    example = "HostName=…;DeviceId=…;SharedAccessKey=…"
-    return _read(connection_string, "DeviceId", example)["HostName"]
+    connection_string = Secret(connection_string)
+    return _read(connection_string, "DeviceId", _DEVICE_EXAMPLE)["HostName"]
 
 
 def read_device_key(device: Any) -> str:
@@ -108,8 +118,6 @@ def read_device_key(device: Any) -> str:
 
 def _read(connection_string: str, name_part: str, example: str) -> dict[str, str]:
     parts = _parts(connection_string)
-    # A traceback may be shown with the values of all variables.
-    connection_string = Secret(connection_string)
     for part in ("HostName", name_part, "SharedAccessKey"):
         if not parts.get(part):
             raise InvalidConnectionString(part, _missing(part, parts, example))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from fwupdate_helpers.connection_string import Secret, read_service_key, read_service_string
 from fwupdate_helpers.errors import InvalidConnectionString, SignInUnavailable
@@ -49,8 +49,11 @@ class PolicyAccess:
 
     def new_manager(self, kind: type[T]) -> T:
         """Return a client of one of the SDK's manager classes."""
-        made: T = kind.from_connection_string(self.connection_string)  # type: ignore[attr-defined]
-        return made
+        made: Any = kind.from_connection_string(self.connection_string)  # type: ignore[attr-defined]
+        # All that the SDK does with this text is to show it, with its key.
+        made.protocol.config.credentials._strrep = str(self.connection_string)
+        manager: T = made
+        return manager
 
     def derived_key(self, purpose: str) -> bytes:
         """Return 32 bytes that only those can make who have the connection string."""

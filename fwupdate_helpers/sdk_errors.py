@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from azure.core.exceptions import ClientAuthenticationError
 from msrest.exceptions import ClientRequestError, HttpOperationError
@@ -110,16 +110,35 @@ def hub_errors(device_id: str = "") -> Iterator[None]:
     try:
         yield
     except HttpOperationError as error:
-        raise _refusal(device_id, error.response) from error
+        raise _refusal(device_id, error.response) from without_frames(error)
     except ClientRequestError as error:
-        raise _no_response(device_id, error.inner_exception) from error
+        raise _no_response(device_id, error.inner_exception) from without_frames(error)
     except ClientAuthenticationError as error:
         raise SignInUnavailable(
             "Nobody is signed in to Azure here. Run `az login` in a terminal and try again, or set "
             "FWUPDATE_IOTHUB_CONNECTION_STRING."
-        ) from error
+        ) from without_frames(error)
     except OSError as error:  # the SDK lets a missing CA file through as it is
-        raise _no_response(device_id, error) from error
+        raise _no_response(device_id, error) from without_frames(error)
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def without_frames(error: E) -> E:
+    """Return an error of an SDK, with what it came from, without their tracebacks.
+
+    A token or a key is the value of some variable there, and there are tools that show all values:
+    ``%xmode Verbose``, pytest's ``-l``, services that collect crashes.
+    """
+    link: BaseException | None = error
+    while link is not None and link.__traceback__ is not None:
+        link.__traceback__ = None
+        inner = getattr(link, "inner_exception", None)
+        if isinstance(inner, BaseException):
+            without_frames(inner)
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def error_code(response: Response) -> int | None:

@@ -72,6 +72,7 @@ class SimulatedDevice:
         faults: DeviceFaults | None = None,
         **device_options: Any,
     ) -> None:
+        connection_string = Secret(connection_string)
         self.device_id = read_device_string(connection_string)
         self.board = board
         self.faults = faults or DeviceFaults()
@@ -79,7 +80,7 @@ class SimulatedDevice:
         self._key = mask(connection_string)  # the same hub and the same device id
         self._setup = DeviceSetup(
             device_id=self.device_id,
-            connection_string=Secret(connection_string),
+            connection_string=connection_string,
             stage_seconds=stage_seconds,
             board=board,
             version=version,

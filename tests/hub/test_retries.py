@@ -155,7 +155,7 @@ def test_identities_are_made_and_deleted_through_a_failing_hub(
     unruly.faults = [LOST_ANSWER]
     service.delete_device(device_id)
     assert [line.split()[0] for line in unruly.requests] == [
-        *("GET", "GET", "PUT", "GET"),
+        *("GET", "GET", "POST", "POST", "GET"),
         *("DELETE", "DELETE"),
     ]
 
