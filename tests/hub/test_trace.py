@@ -140,7 +140,9 @@ def test_no_key_token_or_address_of_an_image_is_in_the_record(
 
     seen = hub.trace(after=mark)
     text = "\n".join(f"{row.what} {row.body}" for row in seen) + repr(seen) + seen._repr_html_()
-    service_key = str.__str__(hub._connection_string.partition("SharedAccessKey=")[2])
+    service_key = str.__str__(
+        (hub._access.connection_string or "").partition("SharedAccessKey=")[2]
+    )
     secrets = [keys.primary_key, keys.secondary_key, service_key, "canary-7"]
     secrets += [str(address).split("/")[-2]]
     assert all(secrets) and not [secret for secret in secrets if secret in text]
