@@ -102,6 +102,7 @@ def test_disabling_a_device_ends_its_link_and_enabling_lets_it_back(
     wait_for(lambda: not client.connected)
     with pytest.raises(ConnectionFailedError):
         connect(string)
+    client.shutdown()  # or it comes back, too, and takes the connection from the next one
     set_status("enabled")
     assert connect(string).connected
 
