@@ -10,7 +10,6 @@ import base64
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fwupdate_helpers.errors import FirmwareUpdateError
@@ -24,7 +23,6 @@ OnDone = Callable[[int], object]
 """Told how many devices are done."""
 
 MAX_IN_A_CALL: Final = 100
-MAX_IN_A_PAGE: Final = 1000
 _KEY_BYTES: Final = 32
 _NOT_FOUND: Final = "DeviceNotFound"
 
@@ -73,17 +71,10 @@ def find_identities(hub: Hub, fleet: str) -> list[str]:
     Raises:
         FirmwareUpdateError: The hub does not answer, or refuses.
     """
-    from azure.iot.hub.models import QuerySpecification
+    from fwupdate_helpers.queries import query_twins
 
     text = f"SELECT deviceId FROM devices WHERE tags.fleet = '{fleet}'"  # noqa: S608 (a plain name)
-    specification, found, token = QuerySpecification(query=text), [], None
-    while True:
-        ask = partial(hub.registry.query_iot_hub, specification, token, str(MAX_IN_A_PAGE))
-        page = _retried(fleet, ask)
-        found += [item.device_id for item in page.items]
-        token = page.continuation_token
-        if not token:
-            break
+    found = [row.device_id for row in query_twins(hub.registry, text)]
     return [one for one in found if re.fullmatch(re.escape(fleet) + r"-[0-9]{4,}", one)]
 
 
