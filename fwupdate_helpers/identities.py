@@ -27,7 +27,6 @@ OnDone = Callable[[int], object]
 """Told how many devices are done."""
 
 MAX_IN_A_CALL: Final = 100
-MAX_IN_A_PAGE: Final = 1000
 _KEY_BYTES: Final = 32
 NOT_FOUND: Final = frozenset({"DeviceNotFound", "404001"})
 ALREADY_EXISTS: Final = frozenset({"DeviceAlreadyExists", "409001"})
@@ -84,22 +83,10 @@ def find_ids(hub: Hub, condition: str) -> list[str]:
     Raises:
         FirmwareUpdateError: The hub does not answer, or refuses.
     """
-    from azure.iot.hub.models import QuerySpecification
+    from fwupdate_helpers.queries import query_twins
 
     text = f"SELECT deviceId FROM devices WHERE {condition}"  # noqa: S608 (of plain names)
-    specification = QuerySpecification(query=text)
-    found: list[str] = []
-    token: str | None = None
-    while True:
-        page = retried(hub, "", _page_of(hub, specification, token), Operation.QUERY)
-        found += [item.device_id for item in page.items]
-        token = page.continuation_token
-        if not token:
-            return found
-
-
-def _page_of(hub: Hub, specification: Any, token: str | None) -> Callable[[], Any]:
-    return lambda: hub.registry.query_iot_hub(specification, token, str(MAX_IN_A_PAGE))
+    return [row.device_id for row in query_twins(hub.registry, text, on_retry=hub.retries)]
 
 
 def send_identities(

@@ -130,7 +130,7 @@ class Worker:
         self._readers[0].join()
         self.is_dead = True
         logger.error("a worker of the fleet ended with %s: %s", status, "".join(self._errors))
-        why = f"Its worker process ended by itself (status {status}). Stop the fleet and start it."
+        why = f"Its worker process ended by itself (status {status}). Start the fleet again."
         for index in self.indices:
             self._states.put(index, FAILED, why)
 

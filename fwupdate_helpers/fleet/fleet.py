@@ -167,8 +167,8 @@ class Fleet:
     def start(self) -> Fleet:
         """Create the identities and connect all devices; harmless when the fleet runs already.
 
-        A fleet of this name that runs in this process is stopped first. An interrupt stops what has
-        started so far.
+        A fleet of this name that runs in this process is stopped first, and this one where a worker
+        of it has died. An interrupt stops what has started so far.
 
         Raises:
             FleetInUse: Another kernel runs a fleet of this name.
@@ -176,6 +176,8 @@ class Fleet:
             FirmwareUpdateError: The hub does not answer, or refuses the identities.
         """
         with self._busy:
+            if any(worker.is_dead for worker in self._workers):
+                self.stop()
             if self.is_running:
                 return self
             try:

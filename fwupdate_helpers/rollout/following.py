@@ -76,7 +76,8 @@ class WaveRun:
         """Return when all devices are done with, or the time is over; the orders are ended."""
         began = self._pace.clock()
         try:
-            self._orders.begin(self._wave, tuple(self._open))
+            if self._open:
+                self._orders.begin(self._wave, tuple(self._open))
             while self._open:
                 look_began = self._pace.clock()
                 self._look(look_began - began)

@@ -60,7 +60,6 @@ class Runner:
             self._pause()
             self._run_wave(wave)
             if self._close_wave(wave) is Status.STOPPED:
-                self._orders.give_up(wave)
                 self._note("stopped", self._title)
                 return
         if self._ledger.progress.status is not Status.COMPLETED:
@@ -126,6 +125,9 @@ class Runner:
         objection = threshold.objection(report.results.values())
         passed = Status.PAUSED if wave < len(self._state.waves) else Status.COMPLETED
         status = Status.STOPPED if objection else passed
+        if objection:
+            # Before it is written down: who dies in between resumes the wave, and comes here again.
+            self._orders.give_up(wave)
         now, reason = datetime.now(timezone.utc), objection or ""
         progress = self._ledger.progress
         self._ledger.save(progress.with_(status=status, wave_ended_at=now, reason=reason))

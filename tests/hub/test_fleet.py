@@ -225,7 +225,7 @@ def test_the_fleet_ends_with_its_hub_and_with_the_object(hub_process: HubProcess
     wait_for_end(pids)
 
 
-def test_a_worker_that_dies_is_told_and_its_boards_are_cleaned_away(hub: Hub) -> None:
+def test_a_worker_that_dies_is_told_cleaned_away_and_replaced_by_the_next_start(hub: Hub) -> None:
     fleet = small(hub, 4, per_worker=2).start()
     dead, folder = fleet._workers[0], fleet._workers[0]._folder
     assert dead.process is not None and folder is not None and folder.exists()
@@ -235,6 +235,7 @@ def test_a_worker_that_dies_is_told_and_its_boards_are_cleaned_away(hub: Hub) ->
         fleet.switch_on(fleet.device_ids)
     assert set(failed.value.reasons) == set(fleet.device_ids[:2]) == set(fleet.failures())
     assert list(fleet.states().values()) == ["failed", "failed", "online", "online"]
+    assert list(fleet.start().states().values()) == ["online"] * 4
     fleet.delete()
     assert not folder.exists()
 

@@ -14,6 +14,7 @@ from fwupdate_helpers.connection_string import Secret
 from fwupdate_helpers.fleet import DeviceProfile
 from fwupdate_helpers.fleet.identities import create_identities
 from fwupdate_helpers.hub import Hub, KitDevices, connect_hub
+from fwupdate_helpers.queries import PAGE_SIZE
 from fwupdate_helpers.settings import ATTENDEE_VARIABLE
 
 KIT_TAGS = {"createdBy": "fwupdate-kit"}
@@ -84,10 +85,9 @@ def test_the_clean_up_deletes_the_kits_identities_of_this_attendee_and_no_other(
 
 
 def test_more_than_a_page_and_more_than_a_call_are_listed_before_any_is_deleted(
-    hub: Hub, name: str, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, name: str
 ) -> None:
-    monkeypatch.setattr(identities, "MAX_IN_A_PAGE", 40)
-    wanted = {f"{name}-{number:03}" for number in range(120)}
+    wanted = {f"{name}-{number:03}" for number in range(PAGE_SIZE + 20)}
     identities.send_identities(
         hub,
         [

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,9 @@ from tests.unruly_hub import BUSY, LOST_ANSWER, LOST_REQUEST, THROTTLED, Fault, 
 
 REFUSED = Fault(401, "IotHubUnauthorized")
 WAVES = (1, "rest")
+NO_BOARD = "https://images.example.com/edge.fw"
+"""An image that the devices refuse: they have no board."""
+BY_CONFIGURATION: dict[str, Any] = {"by": "configuration", "version": "2.0.0"}
 
 
 @pytest.fixture
@@ -102,6 +107,31 @@ Rollout(hub, {bench.rollout_id!r}, image={SIMULATED!r}, devices={ids!r}, look_se
     assert (rollout.report().status, rollout.report().wave) == (Status.RUNNING, 2)
     assert rollout.resume().updated == tuple(ids)
     assert [bench.starts(device_id) for device_id in ids] == [1] * 4
+
+
+def test_a_bad_configuration_is_taken_back_whichever_request_is_the_last_one(
+    bench: Bench, unruly: UnrulyHub, service: Hub
+) -> None:
+    ids = bench.online(2)
+    # Around the moment at which the configuration is deleted, and the end is written on the twins.
+    for number in (1, 2, 4):
+        rollout_id = f"{bench.rollout_id}-{number}"
+
+        def fail(report: RolloutReport, number: int = number) -> None:
+            if report.waves[0].results and not unruly.faults:
+                unruly.faults = [None] * number + [REFUSED] * 1000
+
+        rollout = bench.rollout(
+            ids, NO_BOARD, hub=service, rollout_id=rollout_id, waves=WAVES, **BY_CONFIGURATION
+        )
+        with pytest.raises(HubUnauthorized):
+            rollout.run(on_change=fail)
+        unruly.faults = []
+        with suppress(RolloutOver):
+            bench.load(rollout_id, lease_seconds=0.2).resume()
+        assert bench.load(rollout_id).report().status is Status.STOPPED
+        left = [one.labels for one in bench.hub.configurations.get_configurations()]
+        assert {"rollout": rollout_id} not in left
 
 
 def test_interrupt_ends_it_cleanly_and_resume_goes_on(bench: Bench) -> None:

@@ -76,7 +76,7 @@ MUST_SHOW = {
         "power-back": "'action': '(resumed|confirmed)'",
     },
     "04": {
-        "fleet": "16 online",
+        "fleet": "10 online",
         "profile": "'createdBy': 'fwupdate-kit'",
         "wake": r"(\d+) of \1 run 2\.0\.0 · job \*\*completed",
         "metrics": r"'targetedCount': (\d+), 'appliedCount': \1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pytest
 
 from fwupdate_helpers.fleet.bar import line_of
+from fwupdate_helpers.fleet.fleet import MODELS, SITES, SPEEDS, VERSIONS
 from fwupdate_helpers.fleet.lines import Member, Task
 from fwupdate_helpers.fleet.profiles import DeviceProfile, Mix
 from fwupdate_helpers.fleet.states import FleetStates
+from tests.notebook_runs import FOLDER
 
 MIX: dict[str, Any] = {
     "models": {"small": 3, "large": 1},
@@ -40,6 +43,20 @@ def test_a_seed_draws_the_same_devices_in_every_run_and_on_every_machine() -> No
 
 def test_a_larger_fleet_begins_with_the_devices_of_a_smaller_one() -> None:
     assert draw(100)[:10] == draw(10)
+
+
+def test_the_fleet_of_notebook_04_tells_its_story_with_the_ten_devices_of_azure_too() -> None:
+    text = (FOLDER / "04_fleet_rollout.ipynb").read_text(encoding="utf-8")
+    seed = int(re.findall(r"Fleet\(hub, fleet_size, seed=(\d+)", text)[0])
+    sizes = re.findall(r"fleet_size = (\d+) if hub\.kind == \\\"local\\\" else (\d+)", text)[0]
+    for size in map(int, sizes):
+        fleet = draw(size, seed, models=MODELS, versions=VERSIONS, sites=SITES, speeds=SPEEDS)
+        counts = Counter(one.site for one in fleet)
+        assert counts["berlin"] >= 4  # a canary, and others that it saves
+        assert counts["oslo"] >= 3  # two of them sleep
+        assert counts["porto"] >= 2  # one of them sleeps
+        old = [one for one in fleet if one.site != "oslo" and one.version == "1.0.0"]
+        assert len(old) >= 2  # for exercise 04-a
 
 
 def test_faults_change_nothing_else_of_a_device() -> None:

@@ -12,13 +12,14 @@ from fwupdate_helpers.errors import (
     DeviceNotFound,
     DeviceOffline,
     FirmwareUpdateError,
+    HubRequestError,
     HubThrottled,
     UpdateRejected,
     UpdateTimeout,
 )
 from fwupdate_helpers.fleet_view import FleetRow
 from fwupdate_helpers.localhub.twins import merge
-from fwupdate_helpers.rollout.job_orders import answer_of_job
+from fwupdate_helpers.rollout.job_orders import answer_of_job, too_many_jobs
 from fwupdate_helpers.rollout.judging import Answer, Followed, Reply
 from fwupdate_helpers.rollout.orders import answer_of_error
 from fwupdate_helpers.rollout.outcomes import Outcome, Result, Threshold
@@ -145,6 +146,21 @@ def test_what_an_order_that_came_to_nothing_means(
     error: FirmwareUpdateError, answer: Answer
 ) -> None:
     assert answer_of_error(error) == answer
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (HubThrottled("no", status=429, code=429004), True),
+        (HubRequestError("no", status=403, code=403003), True),
+        (HubRequestError("no", status=403, code=403002), False),  # the day's messages are used up
+        (HubRequestError("no", status=400, code=400004), False),
+    ],
+)
+def test_a_job_waits_for_other_jobs_to_end_and_for_nothing_else(
+    error: HubRequestError, passes: bool
+) -> None:
+    assert too_many_jobs(error) is passes
 
 
 def job_row(status: str, **fields: object) -> contract.Json:
