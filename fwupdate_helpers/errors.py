@@ -117,7 +117,7 @@ class DeviceOffline(_DeviceError):
 
 
 class DeviceIdInUse(_DeviceError):
-    """Another client with the same device id keeps taking over the connection."""
+    """Another client with the same device id writes its twin and takes over the connection."""
 
 
 class FleetInUse(FirmwareUpdateError):

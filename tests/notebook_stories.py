@@ -162,10 +162,35 @@ def story_03(notebook: NotebookNode) -> None:
         check_figure(cell[picture])
 
 
+def story_04(notebook: NotebookNode) -> None:
+    """Pages, groups, a job and a configuration that wait for who is off; a canary that stops."""
+    cell = {cell.id: cell for cell in notebook.cells}
+    assert "50 online" in text_of(cell["fleet"])
+    assert "'site': 'oslo'" in text_of(cell["profile"])
+    assert "more to come: True" in text_of(cell["query"])
+    assert text_of(cell["page"]).strip() == "50"
+    for word in ("'site': 'porto'", "'firmware': '1.1.0'", "'devices': 7"):
+        assert word in text_of(cell["group"]), "the SDK has no order of columns"
+    assert re.search(r"(\d+) of \1 run 2\.0\.0 · job \*\*completed", text_of(cell["wake"]))
+    assert re.search(r"'pending': 2|'completed': \d+", text_of(cell["job-rows"]))
+    assert re.search(r"fleet-\d{4} 20\d\d-\d\d-\d\dT", text_of(cell["when"]))
+    assert re.search(r"'targetedCount': (\d+), 'appliedCount': \1", text_of(cell["metrics"]))
+    assert re.search(r"(\d+) of \1 are current", text_of(cell["catch-up"]))
+    assert "rolledback" in text_of(cell["wave"])
+    assert "to version 3.0.0" in text_of(cell["plan"])
+    assert "stopped after wave 1: 1 of 1 updates failed" in text_of(cell["bad"])
+    assert "'3.0.0'" not in text_of(cell["untouched"])
+    for cell_id in ("good", "load"):
+        assert re.search(r"completed\. (\d+) of \1 devices run", text_of(cell[cell_id])), cell_id
+    for picture in ("lanes", "counts"):
+        check_figure(cell[picture])
+
+
 STORIES: Mapping[str, Callable[[NotebookNode], None]] = {
     "00": story_00,
     "01": story_01,
     "02": story_02,
     "03": story_03,
+    "04": story_04,
 }
 """The story of each notebook, by its number."""

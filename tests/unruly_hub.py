@@ -15,6 +15,8 @@ from fwupdate_helpers.localhub.tls import server_context
 from tests.rest import policy_key, service_host, token
 from tests.support import HubProcess
 
+_PAGING = ("x-ms-max-item-count", "x-ms-continuation", "x-ms-item-type")
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -77,7 +79,7 @@ class UnrulyHub:
                 headers = {"iothub-errorcode": fault.name} if fault.name else {}
                 self.answer(fault.status, headers | fault.headers, content.encode())
 
-            do_GET = do_PUT = do_POST = do_DELETE = handle_any
+            do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = handle_any
 
             def answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
                 self.send_response(status)
@@ -103,7 +105,7 @@ class UnrulyHub:
         )
         headers = {
             name: value
-            for name in ("If-Match", "Content-Type")
+            for name in ("If-Match", "Content-Type", *_PAGING)
             if (value := request.headers.get(name))
         }
         # A token names the host that it is for.
@@ -113,7 +115,7 @@ class UnrulyHub:
             response = connection.getresponse()
             kept = {
                 name: value
-                for name in ("iothub-errorcode", "Content-Type")
+                for name in ("iothub-errorcode", "Content-Type", *_PAGING)
                 if (value := response.headers.get(name))
             }
             return response.status, kept, response.read()

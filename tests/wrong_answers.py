@@ -290,4 +290,49 @@ WRONG_ANSWERS = {
             "decision = dict.fromkeys([401, 429, 504101, 'answerLost'], 'again')",
         ),
     ],
+    "04-a": [
+        Wrong(
+            "and is disconnected.",
+            "condition = f\"{mine} AND {site} != 'oslo' AND {version} = '1.0.0'\"",
+        ),
+        Wrong(
+            "The hub does not understand it.",
+            "condition = f\"{mine} AND {site} == 'berlin'\"",
+        ),
+        Wrong(
+            "misses",
+            "condition = f\"{mine} AND {site} = 'berlin' AND {version} = '1.0.0' \"\n"
+            "condition += \"AND connectionState = 'Connected'\"",
+        ),
+    ],
+    "04-b": [
+        Wrong(
+            "Of 10 devices 9 completed, 1 failed and 0 rolled back; abort_at is 0.1: it returned",
+            "def should_stop(ends, abort_at):\n"
+            "    failed = sum(end != 'completed' for end in ends.values())\n"
+            "    return bool(ends) and failed / len(ends) >= abort_at",
+        ),
+        Wrong(
+            "0 failed and 1 rolled back; abort_at is 0.1: it returned False",
+            "def should_stop(ends, abort_at):\n"
+            "    return list(ends.values()).count('error') / max(len(ends), 1) > abort_at",
+        ),
+        Wrong(
+            "Of 0 devices",
+            "def should_stop(ends, abort_at):\n"
+            "    failed = sum(end != 'completed' for end in ends.values())\n"
+            "    return failed / len(ends) > abort_at",
+        ),
+    ],
+    "04-c": [
+        Wrong(
+            "every one: 'job'",
+            "way = dict.fromkeys(['tonight', 'every one', 'a technician', 'nobody yet'], 'job')",
+        ),
+        Wrong(
+            "nobody yet: it is not decided yet",
+            "way = dict(tonight='job', every='configuration', technician='method')\n"
+            "way['nobody yet'] = ...",
+        ),
+    ],
 }

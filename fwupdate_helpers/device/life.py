@@ -82,9 +82,7 @@ class DeviceLife:
         self._update: asyncio.Task[None] | None = None
         self._link = self._new_link(post)
         self.reports = ReportQueue(
-            lambda patch: self._link.attempt(
-                lambda client: client.patch_twin_reported_properties(patch)
-            ),
+            lambda patch: self._link.report(patch),
             ready=self._link.ready,
             limit=setup.link_policy.waiting_reports,
         )
@@ -210,7 +208,8 @@ class DeviceLife:
             introduction = self._introduce(boot)
             await asyncio.wait_for(introduction, None if math.isinf(seconds) else seconds)
         except asyncio.TimeoutError:
-            self._on_end(silent_hub(setup.device_id, seconds))
+            is_unsteady = self._link.is_unsteady
+            self._on_end(silent_hub(setup.device_id, seconds, is_unsteady=is_unsteady))
         except FirmwareUpdateError as error:
             self._on_end(error)
         except Exception as error:

@@ -3,7 +3,8 @@
 The SDK's own care has gaps (measured with azure-iot-device 2.14): its first connect is not tried
 again, its twin calls have no time limit and one whose answer is lost hangs for ever, it does not
 subscribe again, its network thread may die unnoticed, and two clients with one id take the
-connection from each other every 0.01 s. So the link reconnects by itself, with a back-off and a
+connection from each other every 0.01 s (`own_reports` tells those from a bad line). So the link
+reconnects by itself, with a back-off and a
 new client, and gives every call a time limit. The client is the asynchronous one, whose calls can
 be cancelled.
 """
@@ -19,6 +20,7 @@ from datetime import datetime
 from typing import Any, Final, TypeVar
 
 from fwupdate_helpers.device.link_policy import LinkPolicy
+from fwupdate_helpers.device.own_reports import OwnReports
 from fwupdate_helpers.device.reports import NotAcknowledged
 from fwupdate_helpers.device.sdk_inside import (
     METHODS,
@@ -34,6 +36,7 @@ from fwupdate_helpers.events import EventLog
 from fwupdate_helpers.sdk_errors import no_connection
 
 T = TypeVar("T")
+Json = dict[str, Any]
 
 STOP_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.05
@@ -43,6 +46,7 @@ _PASSING: Final = {
     *("OperationTimeout", "OperationCancelled", "TimeoutError", "NotAcknowledged"),
 }
 """The errors of the SDK that may pass by themselves; some hide in the cause of another."""
+_UNSTEADY: Final = "The line is bad, or another client uses this device id"
 _REFUSED: Final = {"CredentialError", "UnauthorizedError"}
 
 
@@ -88,11 +92,18 @@ class HubLink:
         self._has_ended = self._is_cut = False
         self._unanswered = self._evictions = self._refusals = 0
         self._connected_at = 0.0
+        self._own, self._has_rival, self._is_fruitful = OwnReports(), False, False
+        self._looking, self._fruitless = asyncio.Lock(), 0
 
     @property
     def is_connected(self) -> bool:
         """Whether the device is connected, as far as it knows."""
         return self._connected.is_set()
+
+    @property
+    def is_unsteady(self) -> bool:
+        """Whether many connections in a row were lost as soon as they were made."""
+        return self._evictions >= self._policy.evictions
 
     async def open(self, seconds: float) -> None:
         """Connect, and keep the connection from then on; also after `leave`.
@@ -120,9 +131,30 @@ class HubLink:
         self._on_method, self._on_desired, self._on_return = on_method, on_desired, on_return
         await self.ask(self._subscribe)
 
-    async def read_twin(self) -> Any:
+    async def read_twin(self) -> Json:
         """Return the device twin as the SDK does: ``{"desired": …, "reported": …}``."""
-        return await self.ask(self._get_twin)
+        while True:
+            await self.ready()
+            with suppress(NotAcknowledged):
+                return await self._look()
+
+    async def _look(self) -> Json:
+        """Read the twin once; its count tells whether another client has written since."""
+        async with self._looking:  # two looks at a time would count the same reports twice
+            look = self._own.look()
+            twin: Json = await self.attempt(_get_twin)
+            self._has_rival |= self._own.is_foreign(_version(twin), look)
+            return twin
+
+    async def report(self, patch: Json) -> None:
+        """Send a reported patch once.
+
+        Raises:
+            NotAcknowledged: It is to be sent again.
+            Exception: The hub refuses it.
+        """
+        with self._own.report():
+            await self.attempt(lambda client: client.patch_twin_reported_properties(patch))
 
     # -- requests ---------------------------------------------------------------------------------
 
@@ -154,13 +186,12 @@ class HubLink:
             self._events.add("retry", f"The hub did not take a request ({reason}); asking again.")
             if isinstance(error, NotAcknowledged):
                 raise
+            self._note_state(self._client)
             self._refusals += 1
             await asyncio.sleep(self._policy.wait_after(self._refusals))
             raise NotAcknowledged(str(error)) from error
         self._unanswered = self._refusals = 0
-        # A bad line lets work be done; a rival lets the device do no more than to begin.
-        if call not in (self._subscribe, self._get_twin):
-            self._evictions = 0
+        self._is_fruitful |= call not in (self._subscribe, _get_twin)
         return answer
 
     async def _until_lost(self, call: Callable[[Any], Awaitable[T]]) -> T:
@@ -192,7 +223,10 @@ class HubLink:
         """Come back whenever the connection is lost."""
         while True:
             await self._lost.wait()
-            await asyncio.sleep(_PAUSE_SECONDS + self._policy.wait_after(1))
+            # On a bad line some work is done; a rival that does not show lets next to none be done.
+            self._fruitless = 0 if self._is_fruitful else self._fruitless + 1
+            too_many = max(0, self._fruitless - 2 * self._policy.evictions)
+            await asyncio.sleep(_PAUSE_SECONDS + self._policy.wait_after(1 + too_many))
             if self._is_cut:
                 return
             if is_renewing(self._client) or self.is_connected:
@@ -224,6 +258,7 @@ class HubLink:
                 await asyncio.sleep(wait)
             else:
                 self._set_connected(True)
+                self._note_state(self._client)  # it may be lost again by now
                 return
 
     def _is_hopeless(self, error: Exception, *, left: float) -> bool:
@@ -251,9 +286,6 @@ class HubLink:
         client.on_twin_desired_properties_patch_received = lambda patch: self._post(
             self._on_desired, patch
         )
-
-    async def _get_twin(self, client: Any) -> Any:
-        return await client.get_twin()
 
     async def leave(self) -> None:
         """Say goodbye for a reboot; `open` connects again."""
@@ -298,10 +330,12 @@ class HubLink:
         if connected:
             self._connected.set()
             self._connected_at = asyncio.get_running_loop().time()
-            self._lost = asyncio.Event()
+            self._lost, self._is_fruitful = asyncio.Event(), False
             self._events.add("connected", "Connected to the hub.")
             if self._on_method is not None:
                 _start(self._listen_again(), self._care)
+            if self._evictions >= self._policy.evictions - 1:
+                _start(self._look_for_rival(), self._care)
         else:
             self._connected.clear()
             self._lost.set()
@@ -324,16 +358,39 @@ class HubLink:
 
     def _note_eviction(self) -> None:
         lasted = asyncio.get_running_loop().time() - self._connected_at
-        self._evictions = self._evictions + 1 if lasted < self._policy.eviction_seconds else 0
-        if self._evictions == self._policy.evictions:
+        if lasted >= self._policy.eviction_seconds:
+            self._evictions, self._has_rival = 0, False
+            return
+        self._evictions += 1
+        if self.is_unsteady and self._has_rival:
             self._on_end(
                 DeviceIdInUse(
                     self._device_id,
-                    f"Another client connects as {self._device_id!r}: each takes the "
-                    "connection from the other. Stop the other one (another notebook, "
-                    "another computer), or use another device id.",
+                    f"Another client connects as {self._device_id!r} and writes its reported "
+                    "properties: each takes the connection from the other. Stop the other one "
+                    "(another notebook, another computer), or use another device id.",
                 )
             )
+        elif self._evictions == self._policy.evictions:
+            self._events.add(
+                "unsteady",
+                f"{self._evictions} connections in a row were lost within "
+                f"{self._policy.eviction_seconds:g} s each. {_UNSTEADY}; the device keeps trying.",
+            )
+
+    async def _look_for_rival(self) -> None:
+        """Ask the hub whether another client has written as this device since the last look."""
+        with suppress(NotAcknowledged):  # of the next connection there is another try
+            await self._look()
+
+
+async def _get_twin(client: Any) -> Json:
+    twin: Json = await client.get_twin()
+    return twin
+
+
+def _version(twin: Json) -> int:
+    return int(twin["reported"]["$version"])
 
 
 def _start(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
@@ -355,8 +412,19 @@ def _names(error: BaseException) -> set[str]:
     return {type(error).__name__, type(error.__cause__).__name__}
 
 
-def silent_hub(device_id: str, seconds: float) -> HubUnavailable:
-    """Return the error of a start that got a connection, and no answers."""
+def silent_hub(device_id: str, seconds: float, *, is_unsteady: bool) -> HubUnavailable:
+    """Return the error of a start that got a connection, and no answers.
+
+    Args:
+        device_id: The device.
+        seconds: How long it has tried.
+        is_unsteady: Whether no connection has lasted.
+    """
+    if is_unsteady:
+        return HubUnavailable(
+            f"No connection of the device {device_id!r} to its hub lasts ({seconds:g} s). "
+            f"{_UNSTEADY}: stop the other one, or check the network; then start the device again."
+        )
     return HubUnavailable(
         f"The hub takes the connection of the device {device_id!r}, and does not answer its "
         f"requests ({seconds:g} s). Check the hub, then start the device again."

@@ -35,8 +35,10 @@ class LinkPolicy:
             and the most, so that a thousand devices do not come back at once ("full jitter").
         longest_wait: Where the doubling ends, in seconds.
         unanswered: After so many requests in a row without an answer, the device connects anew.
-        evictions: So many connections in a row that were lost within `eviction_seconds` each, and
-            brought the device nothing, mean that another client uses the device id.
+        evictions: After so many connections in a row that were lost within `eviction_seconds`
+            each, the device asks the hub whether another client has written its reported
+            properties. If one has, and takes the connection once more, the device gives way to it.
+            Else it keeps coming back, a little later after each connection that brought nothing.
         eviction_seconds: See `evictions`.
         waiting_reports: So many reports may wait for the hub; who has one more waits for room.
 

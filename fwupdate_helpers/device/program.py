@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fwupdate_helpers.device.life import DeviceLife, DeviceSetup
+from fwupdate_helpers.device.link import is_temporary
 from fwupdate_helpers.errors import FirmwareUpdateError
 from fwupdate_helpers.firmware.flash import PowerLost
 
@@ -120,5 +121,10 @@ def is_harmless(context: Json) -> bool:
     Args:
         context: As a loop's exception handler gets it.
     """
-    # A call that was given up may still be answered; the SDK then meets a cancelled future.
-    return isinstance(context.get("exception"), (asyncio.InvalidStateError, PowerLost))
+    error = context.get("exception")
+    # A call that was given up may still be answered: the SDK then meets a cancelled future, or
+    # leaves one behind with an error that nobody waits for.
+    is_left = isinstance(context.get("future"), asyncio.Future)
+    return isinstance(error, (asyncio.InvalidStateError, PowerLost)) or (
+        is_left and isinstance(error, Exception) and is_temporary(error)
+    )

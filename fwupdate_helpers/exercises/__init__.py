@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from fwupdate_helpers.errors import FirmwareUpdateError
-from fwupdate_helpers.exercises import nb00, nb01, nb02, nb03
+from fwupdate_helpers.exercises import nb00, nb01, nb02, nb03, nb04
 from fwupdate_helpers.exercises.card import Card, Outcome, not_attempted, not_checkable
 from fwupdate_helpers.exercises.learner import Learner, NotAttempted, StepMissing
 
@@ -24,6 +24,7 @@ CHECKS: Final[Mapping[str, Callable[[Learner], Card]]] = {
     **nb01.CHECKS,
     **nb02.CHECKS,
     **nb03.CHECKS,
+    **nb04.CHECKS,
 }
 """The check of each exercise, by its id."""
 

@@ -214,11 +214,14 @@ class Fleet:
             watchdog_seconds=watchdog_seconds,
             publisher_key=self.signing_key.public_key().public_bytes_raw(),
             images=images,
+            lock="",
             members=(),
         )
-        for worker in self._workers:
+        for number, worker in enumerate(self._workers):
             mine = (self.profiles[index] for index in sorted(worker.indices))
-            worker.give(replace(common, members=tuple(_member(one, keys) for one in mine)))
+            members = tuple(_member(one, keys) for one in mine)
+            lock = str(self._own_name.lock_of_worker(number))
+            worker.give(replace(common, lock=lock, members=members))
 
     def stop(self) -> None:
         """Switch all devices off and end the workers; harmless when none runs."""

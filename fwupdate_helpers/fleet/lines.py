@@ -66,6 +66,7 @@ class Task:
         watchdog_seconds: How long a board's watchdog waits.
         publisher_key: The raw public key that must have signed every image.
         images: For each version, the image that boards leave the factory with.
+        lock: A file that the worker holds locked for as long as it runs.
         members: The devices.
     """
 
@@ -76,6 +77,7 @@ class Task:
     watchdog_seconds: float
     publisher_key: bytes
     images: dict[str, bytes]
+    lock: str
     members: tuple[Member, ...]
 
     def __repr__(self) -> str:

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, Final
 
+from filelock import FileLock
+
 from fwupdate_helpers.device.program import is_harmless
 from fwupdate_helpers.fleet.lines import END_SECONDS, FOLDER, INDEX, OFF, ON, STATE, WHY, Task
 from fwupdate_helpers.fleet.member import Common, FleetDevice
@@ -43,8 +45,12 @@ def main() -> None:
     answers = _take_output()
     line = sys.stdin.readline()
     if line:
-        with tempfile.TemporaryDirectory(prefix="fwupdate-fleet-") as folder:
-            asyncio.run(_Worker(Task.from_line(line), Path(folder), answers).run())
+        task = Task.from_line(line)
+        with (
+            FileLock(task.lock, mode=0o600, timeout=END_SECONDS),
+            tempfile.TemporaryDirectory(prefix="fwupdate-fleet-") as folder,
+        ):
+            asyncio.run(_Worker(task, Path(folder), answers).run())
 
 
 class _Worker:

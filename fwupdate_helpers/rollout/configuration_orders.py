@@ -63,8 +63,11 @@ class ConfigurationOrders:
         answers, self._answers = self._answers, {}
         return answers
 
-    def withdraw(self) -> None:
+    def stop_trying(self) -> None:
         """Nothing to do: a device that comes back later catches up."""
+
+    def withdraw(self) -> None:
+        """Nothing to do: all devices of the wave have their order; `give_up` takes it back."""
 
     def end(self) -> None:
         """Nothing to do: the next wave widens the target."""

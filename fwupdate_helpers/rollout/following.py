@@ -71,7 +71,6 @@ class WaveRun:
         self._alive = alive
         self._open = {device_id: Followed() for device_id in device_ids if device_id not in results}
         self._size = len(self._open) + len(results)
-        self._is_withdrawn = False
 
     def run(self) -> None:
         """Return when all devices are done with, or the time is over; the orders are ended."""
@@ -97,27 +96,23 @@ class WaveRun:
 
     def _look(self, elapsed: float) -> None:
         limits = self._terms.limits
-        if elapsed >= limits.reach_seconds:
-            self._withdraw()
+        reach_is_over = elapsed >= limits.reach_seconds
+        if reach_is_over:
+            self._orders.stop_trying()
         rows = self._rows()
         self._take(self._orders.answers())
         for device_id, followed in list(self._open.items()):
             result = followed.judge(
                 rows.get(device_id),
                 self._terms.update_id,
-                reach_is_over=elapsed >= limits.reach_seconds,
+                reach_is_over=reach_is_over,
                 wave_is_over=elapsed >= limits.wave_seconds,
             )
             if result is not None:
                 self._results[device_id] = result
                 del self._open[device_id]
         if Threshold(limits.abort_at).is_hopeless(self._results.values(), self._size):
-            self._withdraw()
-
-    def _withdraw(self) -> None:
-        if not self._is_withdrawn:
             self._orders.withdraw()
-            self._is_withdrawn = True
 
     def _take(self, answers: dict[str, Answer]) -> None:
         for device_id, answer in answers.items():

@@ -67,13 +67,15 @@ class JobOrders:
         self._policy, self._on_retry = policy, on_retry
         self._job_id: str | None = None
         self._wave = 0
+        self._device_ids: frozenset[str] = frozenset()
         self._unseen: set[str] = set()
         self._settled_at = 0.0
         self._is_open = False
 
     def begin(self, wave: int, device_ids: Iterable[str]) -> None:
         """Get ready; the job begins when a query shows all its devices."""
-        self._wave, self._unseen = wave, set(device_ids)
+        self._wave, self._device_ids = wave, frozenset(device_ids)
+        self._unseen = set(self._device_ids)
         self._settled_at = time.monotonic() + self._settle_seconds
         self._job_id, self._is_open = None, True
 
@@ -89,8 +91,15 @@ class JobOrders:
             return {}
         query = f"{_OF_JOB} '{self._job_id}'"
         rows = query_twins(self._registry, query, policy=self._policy, on_retry=self._on_retry)
-        found = ((row.device_id, answer_of_job(_fields(row))) for row in rows)
-        return {device_id: answer for device_id, answer in found if answer is not None}
+        found = {row.device_id: answer_of_job(_fields(row)) for row in rows}
+        left = self._device_ids - found.keys()
+        if left and self._status(self._job_id) in _OVER:
+            found |= dict.fromkeys(left, Answer(Reply.WITHDRAWN))
+        return found
+
+    def stop_trying(self) -> None:
+        """Nothing to do: the job's own window ends. A job that has not begun never does."""
+        self._is_open = False
 
     def withdraw(self) -> None:
         """Cancel the job: devices that it has not called are not called any more."""
@@ -183,8 +192,8 @@ def _fields(row: Any) -> Json:
     return {**(row.additional_properties or {}), "status": row.status}
 
 
-def answer_of_job(row: Json) -> Answer | None:
-    """Return what a job tells of one device; None while it waits for it.
+def answer_of_job(row: Json) -> Answer:
+    """Return what a job tells of one device, which it may yet call until its window ends.
 
     Args:
         row: A row of ``devices.jobs``.
@@ -194,13 +203,10 @@ def answer_of_job(row: Json) -> Answer | None:
         answer = section(row, "outcome", "deviceMethodResponse")
         code, payload = answer.get("status"), answer.get("payload")
         return answer_of_payload(payload) if code == 200 else answer_of_refusal(code or 0, payload)
-    if status == "running":
-        return Answer(Reply.SENT)
     if status == "failed":
         code = str(section(row, "error").get("code") or "unknown")
         if code == "DeviceNotFound":
             return Answer(Reply.GONE)
-        return (
-            Answer(Reply.UNREACHED, OFFLINE) if code == _NOT_STARTED else Answer(Reply.SENT, code)
-        )
-    return Answer(Reply.WITHDRAWN, OFFLINE) if status == "canceled" else None
+        is_unreached = code == _NOT_STARTED
+        return Answer(Reply.WITHDRAWN, OFFLINE) if is_unreached else Answer(Reply.SENT, code)
+    return Answer(Reply.WITHDRAWN if status == "canceled" else Reply.SENT)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS: Final = 15.0
 """An owner whose beat does not change for so long is dead."""
+_WATCH_SECONDS: Final = 0.5
 _LAST_SECONDS: Final = 5.0
 """How long the last entry is tried: the hub may be what failed."""
 _BEATS: Final = 4
@@ -123,7 +124,8 @@ class Ledger:
         head = self.head
         twin = read_twin(self._registry, head, policy=self._policy, on_retry=self._on_retry)
         self._etag = str(twin.etag)
-        if (tag := read_tag(twin.tags)) and tag.progress and tag.progress.owner is not None:
+        tag = read_tag(twin.tags)
+        if tag and tag.progress and tag.progress.is_under_way:
             raise RolloutBusy(
                 self._rollout_id,
                 f"The device {head} was taken by the rollout {tag.rollout_id} at this moment. Run "
@@ -175,7 +177,7 @@ class Ledger:
         """Return when the owner shows no life; the twin has then been read again."""
         seen, deadline = self.progress, time.monotonic() + self._lease_seconds
         while time.monotonic() < deadline:
-            wait(self._lease_seconds / _BEATS)
+            wait(min(self._lease_seconds / _BEATS, _WATCH_SECONDS))
             self.read()
             now = self.progress
             if now.owner is None:
@@ -260,7 +262,7 @@ class Ledger:
             write_tag(
                 self._registry,
                 keeper,
-                {"progress": progress_patch(self.progress.with_(owner=None))},
+                {"progress": progress_patch(self.progress)},
                 policy=self._policy,
                 on_retry=self._on_retry,
             )

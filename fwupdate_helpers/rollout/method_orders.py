@@ -76,7 +76,7 @@ class MethodOrders:
         for device_id, call in list(self._calls.items()):
             if call.done():
                 found[device_id] = self._finish(device_id, self._calls.pop(device_id))
-            elif call.running():
+            else:
                 found[device_id] = Answer(Reply.SENT)
         now = time.monotonic()
         for device_id, wait in self._waits.items():
@@ -84,17 +84,21 @@ class MethodOrders:
                 self._call(device_id)
         return found
 
-    def withdraw(self) -> None:
-        """Give no further orders; those that are on their way cannot be called back."""
+    def stop_trying(self) -> None:
+        """Call no device again; each was called once, or is about to be."""
         self._is_open = False
-        for device_id, call in self._calls.items():
-            if call.cancel():
-                self._left[device_id] = Answer(Reply.WITHDRAWN)
         for device_id, wait in self._waits.items():
-            if device_id not in self._calls or self._calls[device_id].cancelled():
+            if device_id not in self._calls or self._calls[device_id].cancel():
+                self._calls.pop(device_id, None)
                 self._left[device_id] = Answer(Reply.WITHDRAWN, wait.code)
-        self._calls = {each: call for each, call in self._calls.items() if not call.cancelled()}
         self._waits.clear()
+
+    def withdraw(self) -> None:
+        """Call no further device; calls that are on their way cannot be called back."""
+        self.stop_trying()
+        for device_id in [each for each, call in self._calls.items() if call.cancel()]:
+            self._left[device_id] = Answer(Reply.WITHDRAWN)
+            del self._calls[device_id]
 
     def end(self) -> None:
         """End the orders of this wave."""

@@ -39,8 +39,11 @@ class Orders(Protocol):
     def answers(self) -> dict[str, Answer]:
         """Return what has become of orders since the last look."""
 
+    def stop_trying(self) -> None:
+        """Try no more devices again that were not reached: the time for that is over."""
+
     def withdraw(self) -> None:
-        """Give no further orders in this wave."""
+        """Give no order in this wave that is not on its way: the rollout will be stopped."""
 
     def end(self) -> None:
         """End the wave."""

@@ -28,7 +28,6 @@ from fwupdate_helpers.rollout.state import RolloutState
 from fwupdate_helpers.rollout.terms import (
     TAG,
     UNFINISHED,
-    Progress,
     Status,
     Tag,
     member_patch,
@@ -148,8 +147,7 @@ def _tag_devices(session: Session, state: RolloutState, ledger: Ledger, content:
     def tag(registry: IoTHubRegistryManager, device_id: str, wave: int) -> None:
         patch = member_patch(terms.rollout_id, terms.run, wave)
         if device_id in terms.keepers:
-            first = progress_patch(Progress(Status.PREPARING))
-            patch = {**patch, "terms": content, "progress": first}
+            patch |= {"terms": content, "progress": progress_patch(ledger.progress)}
         try:
             write_tag(registry, device_id, patch, policy=session.options.policy)
         except DeviceNotFound:

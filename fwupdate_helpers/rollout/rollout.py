@@ -21,6 +21,7 @@ from fwupdate_helpers.rollout.session import Options, Session, open_session
 from fwupdate_helpers.rollout.state import RolloutState
 from fwupdate_helpers.rollout.terms import (
     KEEPERS,
+    TAG,
     UNFINISHED,
     WAYS,
     Image,
@@ -184,6 +185,20 @@ class Rollout:
     def __repr__(self) -> str:
         return f"<Rollout {self.rollout_id}, {self._progress.status.value}>"
 
+    @property
+    def condition(self) -> str:
+        """What stands after WHERE in a query for the devices that take part.
+
+        Example:
+            >>> plot_fleet(read_fleet(hub, rollout.condition))  # doctest: +SKIP
+        """
+        return f"tags.{TAG}.id = '{self.rollout_id}'"
+
+    @property
+    def update_id(self) -> str | None:
+        """The id of the update on every device; None before the rollout has begun."""
+        return self._state.terms.update_id if self._state else None
+
     def plan(self) -> RolloutPlan:
         """Return which device goes in which wave. A dry run: nothing is written or ordered.
 
@@ -203,7 +218,7 @@ class Rollout:
         one is given, and `resume` goes on, in this kernel or in another one.
 
         Args:
-            on_change: Called with a `RolloutReport` after every change, in this thread.
+            on_change: Called with a `RolloutReport` at once and after every change, in this thread.
 
         Returns:
             How it ended; `RolloutReport.status` is ``completed``, ``stopped`` or ``cancelled``.

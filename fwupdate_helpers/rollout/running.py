@@ -55,6 +55,7 @@ class Runner:
 
     def run(self) -> None:
         """Run wave after wave, to the last one or to one that must not be followed by another."""
+        self._tell()
         while (wave := self._next_wave()) is not None:
             self._pause()
             self._run_wave(wave)

@@ -205,6 +205,11 @@ class Progress:
     owner: str | None = None
     beat: int = 0
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a kernel prepares or runs it, or did so when it died."""
+        return self.owner is not None and self.status in (Status.PREPARING, *UNFINISHED)
+
     def with_(self, **changes: Any) -> Progress:
         """Return it with some values changed."""
         return replace(self, **changes)

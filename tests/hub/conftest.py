@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from azure.iot.device import IoTHubDeviceClient
 from fwupdate_helpers.device import SimulatedDevice
 from tests.downloads import SMALL
 from tests.image_server import ImageServer
+from tests.images import hub_of
 from tests.raw_mqtt import OpenDevice, RawDevice
 from tests.rest import create_device
+from tests.rollouts import Bench
 from tests.sdk import Connect
 from tests.support import HubProcess
 
@@ -72,6 +75,15 @@ def make(
     yield make_one
     for device in made:
         device.stop()
+
+
+@pytest.fixture
+def bench(hub_process: HubProcess, tmp_path: Path) -> Iterator[Bench]:
+    """Return devices and rollouts of one test."""
+    with hub_of(hub_process) as hub:
+        bench = Bench(hub, tmp_path)
+        yield bench
+        bench.close()
 
 
 @pytest.fixture

@@ -87,6 +87,16 @@ def patches(line: UnrulyMqtt) -> list[Json]:
     ]
 
 
+def twin_reads(line: UnrulyMqtt) -> int:
+    """Count how often the device has asked for its twin."""
+    sent = [packet for packet in list(line.sent) if packet.kind == PUBLISH]
+    return sum(packet.topic.startswith("$iothub/twin/GET/") for packet in sent)
+
+
+def times_connected(device: SimulatedDevice) -> int:
+    return [event.kind for event in device.events].count("connected")
+
+
 # -- reports --------------------------------------------------------------------------------------
 
 
@@ -316,6 +326,27 @@ def test_of_two_clients_with_one_id_one_gives_way_and_the_other_goes_on(
         assert update(registry, device_id)["firmwareStatus"] == "completed"
         assert stays.is_running and stays.error is None
         second.stop()
+
+
+def test_a_line_that_is_bad_for_long_is_no_second_client(
+    device: SimulatedDevice, line: UnrulyMqtt, registry: IoTHubRegistryManager, device_id: str
+) -> None:
+    impatient = replace(HASTY, evictions=2, longest_wait=0.1)
+    device._setup = replace(device._setup, link_policy=impatient)
+    device.start()
+    update(registry, device_id)  # reports of its own
+    lost = line.lose(PUBLISH, PATCHES, from_device=True, cut=True)  # one that may have arrived
+    device.report({"door": "open"}, timeout=20)
+    assert lost.lost == 1
+    reads = twin_reads(line)
+    for _ in range(6):
+        before = times_connected(device)
+        line.cut()
+        wait_for(lambda before=before: times_connected(device) > before, seconds=20)
+    assert device.events.wait_for("unsteady", timeout=10)
+    wait_for(lambda: twin_reads(line) > reads, seconds=20)  # it has asked the hub
+    assert update(registry, device_id)["firmwareStatus"] == "completed"
+    assert device.error is None
 
 
 def test_a_network_thread_that_dies_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

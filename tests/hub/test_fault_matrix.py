@@ -12,6 +12,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from tests.fault_bench import (
     nothing_left,
 )
 from tests.images import hub_of
+from tests.raw_mqtt import RawDevice, publish
 from tests.rest import wait_for
 from tests.support import HubProcess
 
@@ -175,7 +177,7 @@ def test_new_firmware_that_does_not_reach_the_hub_in_its_time_is_rolled_back(ben
     bench.check_next()
 
 
-def test_a_connection_that_is_taken_again_and_again_ends_the_device_and_not_the_update(
+def test_a_line_on_which_no_connection_lasts_is_no_second_client_and_the_update_goes_on(
     bench: Bench,
 ) -> None:
     bench.start(link={"evictions": 3})
@@ -184,7 +186,20 @@ def test_a_connection_that_is_taken_again_and_again_ends_the_device_and_not_the_
         bench.faults.drop_connection(bench.device_id, every=(0.05, 0.1)),
     ):
         update_id = bench.order(connect_timeout=20)
-        wait_for(lambda: not bench.device.is_running, seconds=BOUND)
+        assert bench.device.events.wait_for("unsteady", timeout=BOUND)
+    bench.check_end(update_id)
+    assert bench.device.error is None
+    bench.check_next()
+
+
+def test_a_second_client_that_writes_the_twin_ends_the_device_and_not_the_update(
+    bench: Bench, hub_process: HubProcess
+) -> None:
+    bench.start(link={"evictions": 3})
+    key = str.__str__(bench.hub.device_connection_string(bench.device_id)).partition("Key=")[2]
+    with bench.faults.slow_download(30_000):
+        update_id = bench.order()
+        wait_for(lambda: not take_over(hub_process, bench, key).device.is_running, seconds=BOUND)
         assert isinstance(bench.device.error, DeviceIdInUse)
         assert contract.OUTCOME not in bench.twin[contract.UPDATE]
         with pytest.raises(DeviceOffline):
@@ -193,6 +208,17 @@ def test_a_connection_that_is_taken_again_and_again_ends_the_device_and_not_the_
     twin = bench.check_end(update_id)
     assert twin[contract.UPDATE][contract.RECOVERY]["action"] == contract.RESUMED
     bench.check_next()
+
+
+def take_over(hub: HubProcess, bench: Bench, key: str) -> Bench:
+    """Take the connection from the device, write its twin, and leave when it is taken back."""
+    patches = "$iothub/twin/PATCH/properties/reported/?$rid=1"
+    with RawDevice(hub, bench.device_id, key) as rival, suppress(ConnectionError):
+        rival.connected()
+        rival.send(publish(patches, b'{"rival":null}', packet_id=1))
+        while bench.device.is_running:
+            rival.is_silent(0.05)
+    return bench
 
 
 # -- downloads -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -267,6 +268,32 @@ signal.pause()
         wait_for_end(about["workers"])
     wait_for(lambda: not connected(hub, about["devices"]), seconds=60)
     assert not [folder for folder in about["folders"] if Path(folder).exists()]
+
+
+@posix
+def test_the_next_fleet_of_a_killed_kernel_waits_for_the_end_of_its_processes(
+    hub: Hub, hub_process: HubProcess
+) -> None:
+    code = "fleet.start()\ntell(workers=workers())\nsignal.pause()\n"
+    own_name = name()
+    with owner(hub_process, code, size=4, per_worker=2, name=own_name) as process:
+        old = [psutil.Process(pid) for pid in told(process)["workers"]]
+        for worker in old:
+            worker.suspend()  # as if its devices took their time to say goodbye
+        process.kill()
+        resumed = threading.Event()
+
+        def go_on() -> None:
+            resumed.set()
+            for worker in old:
+                worker.resume()
+
+        threading.Timer(1.0, go_on).start()
+        with Fleet(hub, 3, name=own_name, stage_seconds=0.0) as fleet:
+            wait_for_end(worker.pid for worker in old)
+            assert resumed.is_set()
+            assert set(fleet.states().values()) == {"online"}
+        fleet.delete()
 
 
 @posix

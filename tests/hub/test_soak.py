@@ -45,8 +45,7 @@ def patient() -> RetryPolicy:
 def test_a_hundred_updates_reach_a_truthful_end_while_calls_fail_and_connections_drop(
     bench: Bench,
 ) -> None:
-    # So many drops in so short a time would else look like a second device of this id.
-    bench.start(link={"evictions": 10_000})
+    bench.start()
     faults = bench.faults
     one = 1 - (1 - REFUSED) ** 0.5  # both together: 1 - (1 - one)² of the calls
     about: dict[str, Any] = {"device_id": bench.device_id, "share": one}

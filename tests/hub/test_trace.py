@@ -282,3 +282,18 @@ def test_rows_are_a_sequence_and_a_table_that_escapes_and_shortens() -> None:
     html = trace._repr_html_()
     assert "<b>" not in html and "&lt;b&gt;" in html and "<details>" in html
     assert Trace()._repr_html_() == "<p>no messages</p>"
+
+
+def test_the_address_of_an_image_that_is_taken_for_a_device_is_not_shown(
+    hub: Hub, tmp_path: Path
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    build_image(tmp_path / "1.img", version="1.0.0", signing_key=key, size=1000)
+    address = publish_image(hub, tmp_path / "1.img")
+    secret = str.__str__(address).split("/")[-2]
+    mark = hub.trace().last
+    with pytest.raises(HttpOperationError):
+        hub.registry.get_twin(secret)
+    seen = hub.trace(after=mark)
+    assert [row.status for row in seen if row.source == HUB] == [404]
+    assert secret not in repr(seen) + seen._repr_html_() + str([row.device_id for row in seen])

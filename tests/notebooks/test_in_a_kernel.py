@@ -1,4 +1,4 @@
-"""What a front end hears from a real kernel: a panel that moves, errors in a sentence."""
+"""What a front end hears from a real kernel: widgets that move, errors in a sentence."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from nbclient.exceptions import CellExecutionError
 from tests.notebook_runs import kernel_for, text_of
 
 MAKE = """
-from fwupdate_helpers import SimulatedDevice, UpdatePanel, connect_hub
+from fwupdate_helpers import FleetBoard, SimulatedDevice, UpdatePanel, connect_hub
 
 hub = connect_hub()
 string = hub.device_connection_string(hub.device_id("busy"))
 device = SimulatedDevice(string, stage_seconds=0.3, **hub.device_options).start()
 panel = UpdatePanel(hub, device, interval=0.05)
+board = FleetBoard(hub, f"deviceId = '{device.device_id}'", interval=0.05)
 panel
 """
 WAIT = """
 panel.start_button.click()
+board.wait_for("all updates ended")
 panel.wait_for("completed").text
 """
 REFUSE = """
@@ -45,6 +47,7 @@ exercises.check("99-a")
 """
 CLOSE = """
 panel.close()
+board.close()
 device.stop()
 hub.delete_device(device.device_id)
 hub.close()
@@ -80,12 +83,13 @@ def client() -> Iterator[NotebookClient]:
         run(client, codes.index(CLOSE))
 
 
-def test_the_panel_moves_while_a_cell_keeps_the_kernel_busy(client: NotebookClient) -> None:
+def test_panel_and_board_move_while_a_cell_keeps_the_kernel_busy(client: NotebookClient) -> None:
     heard = [value for value in run(client, 1) if isinstance(value, str)]
     assert "completed in" in text_of(client.nb.cells[1])
     lines = [line for value in heard for line in re.findall(r"[\w ]+ · \d+ % · [^<]+", value)]
     assert len(set(lines)) > 1, heard
     assert "completed in" in "".join(heard), "before the cell was over"
+    assert "all updates ended" in "".join(heard)
 
 
 def test_a_refusal_of_a_busy_device_is_a_sentence_and_no_traceback(client: NotebookClient) -> None:

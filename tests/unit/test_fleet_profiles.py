@@ -97,6 +97,7 @@ def test_a_task_arrives_as_it_was_sent_and_shows_no_key() -> None:
         watchdog_seconds=2.0,
         publisher_key=bytes(range(32)),
         images={"1.0.0": b"\x00\xff"},
+        lock="fleet.lock",
         members=(member,),
     )
     assert "\n" not in task.to_line()
