@@ -355,7 +355,8 @@ class Hub(HubClients):
     @property
     def _description(self) -> str:
         if self.kind == "local":
-            return "the local hub on this machine (no account, nothing leaves it)"
+            limits = f", with the limits of tier {self.tier}" if self.tier else ""
+            return f"the local hub on this machine (no account, nothing leaves it){limits}"
         return "an IoT Hub on Azure (its quotas and prices apply)"
 
     def __repr__(self) -> str:

@@ -31,21 +31,22 @@ class HubPace:
         panel: The same, where a person looks at a live view.
         query: Between two queries of a loop.
         pages_per_minute: Pages of queries that a live view may read.
-        asleep: Between two reads of a live view in which nothing has changed for long.
+        forgotten: Between two reads of a live view in which nothing has changed for a quarter of
+            an hour.
     """
 
     twin: float
     panel: float
     query: float
     pages_per_minute: float
-    asleep: float
+    forgotten: float
 
 
 FREE_PACE: Final = HubPace(
-    twin=0.5, panel=0.25, query=0.5, pages_per_minute=float("inf"), asleep=0.0
+    twin=0.5, panel=0.25, query=0.5, pages_per_minute=float("inf"), forgotten=0.0
 )
 """Of a hub that counts nothing."""
-METERED_PACE: Final = HubPace(twin=2.0, panel=2.0, query=6.0, pages_per_minute=10, asleep=600.0)
+METERED_PACE: Final = HubPace(twin=2.0, panel=2.0, query=6.0, pages_per_minute=10, forgotten=600.0)
 """Of a hub that counts: a live view and a loop together ask 20 queries a minute."""
 
 _NOTE: Final = "fwupdate_pace"

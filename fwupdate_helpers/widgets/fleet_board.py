@@ -54,7 +54,7 @@ class FleetBoard:
     On Azure each page of 100 devices is a query, and a unit of S1 grants 20 a minute to all that
     work with the hub. The board takes half of them at most, so a fleet of 1,000 is read once a
     minute; the device that is chosen is read by itself, every 2 seconds. When nothing has changed
-    for a minute, a hub that counts is read every 10 minutes.
+    for a quarter of an hour, a hub that counts is read every 10 minutes.
 
     Args:
         hub: The hub. When it is closed, the board says so and ends.
@@ -271,7 +271,7 @@ class FleetBoard:
         """Show the device that was chosen, from a look of its own at its twin."""
         chosen = self._chosen
         if not self._hub_closed:
-            closely.look(chosen, self._interval, asleep=self._hub.pace.asleep)
+            closely.look(chosen, self._interval, forgotten=self._hub.pace.forgotten)
         row = next((row for row in view.rows if row.device_id == chosen), None)
         if closely.twin is not None:
             row = FleetRow.from_twin(closely.twin, update_id=self._update_id, since=self._since)
@@ -321,12 +321,14 @@ class _Closely:
         """Why it could not be read just now, or None."""
         return self._reader.problem if self._reader else None
 
-    def look(self, chosen: str | None, interval: float, *, asleep: float) -> None:
+    def look(self, chosen: str | None, interval: float, *, forgotten: float) -> None:
         """Read the twin when it is time; another device is read at once."""
         if chosen != self._chosen:
             self._chosen = chosen
             self._reader = (
-                TwinReader(self._registry, chosen, interval, asleep=asleep) if chosen else None
+                TwinReader(self._registry, chosen, interval, forgotten=forgotten)
+                if chosen
+                else None
             )
         now = time.monotonic()
         if self._reader and self._reader.is_due(now, lively=_runs(self.twin)):

@@ -10,7 +10,12 @@ from fwupdate_helpers.hang_up import HungUp
 from fwupdate_helpers.hub_pace import FREE_PACE, HubPace
 from fwupdate_helpers.queries import twin_pages, twins_query
 from fwupdate_helpers.retries import RetryPolicy
-from fwupdate_helpers.widgets.twin_reader import ASLEEP_FACTOR, ASLEEP_SECONDS, IDLE_FACTOR
+from fwupdate_helpers.widgets.twin_reader import (
+    ASLEEP_FACTOR,
+    ASLEEP_SECONDS,
+    FORGOTTEN_SECONDS,
+    IDLE_FACTOR,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,10 +74,10 @@ class FleetReader:
         return now - self._read_at >= max(wait, self._asked(now))
 
     def _asked(self, now: float) -> float:
-        """Return the least seconds that the hub asks to wait, or would ask."""
+        """Return the least seconds to wait for the hub's sake."""
         if self.problem is not None:
             return _asked_seconds(self.problem)
-        return self._pace.asleep if self._factor(now) == ASLEEP_FACTOR else 0.0
+        return self._pace.forgotten if now - self._changed_at > FORGOTTEN_SECONDS else 0.0
 
     def _factor(self, now: float) -> float:
         if self.problem is not None:

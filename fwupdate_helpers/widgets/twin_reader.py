@@ -20,6 +20,8 @@ CONNECT_SECONDS: Final = 5.0
 """How long a connection to the hub may take: what comes before it, no other thread can end."""
 READ_SECONDS: Final = 5.0
 """How long one read may take."""
+FORGOTTEN_SECONDS: Final = 900.0
+"""Without a change for so long, nobody looks any more; see `HubPace.forgotten`."""
 IDLE_FACTOR, ASLEEP_FACTOR, ASLEEP_SECONDS = 4, 20, 60.0
 """When nothing runs, the twin is read less often; after a minute without a change, even less."""
 
@@ -49,7 +51,7 @@ class TwinReader:
         registry: A service client of the thread that reads; its patience is shortened.
         device_id: The device.
         interval: Seconds between two reads while something goes on.
-        asleep: The least seconds between two reads when nothing has changed for a minute.
+        forgotten: See `HubPace.forgotten`.
 
     Attributes:
         twin: The twin of the last read that went well, or None.
@@ -62,11 +64,11 @@ class TwinReader:
         device_id: str,
         interval: float,
         *,
-        asleep: float = 0.0,
+        forgotten: float = 0.0,
     ) -> None:
         registry.protocol.config.connection.timeout = READ_SECONDS
         self._registry, self._device_id, self._interval = registry, device_id, interval
-        self._asleep = asleep
+        self._forgotten = forgotten
         self.twin: Twin | None = None
         self.problem: Exception | None = None
         self._read_at = self._changed_at = float("-inf")
@@ -78,11 +80,13 @@ class TwinReader:
             now: Seconds of a clock that never goes back.
             lively: Whether an update runs or a press is being worked on.
         """
-        asleep = now - self._changed_at > ASLEEP_SECONDS
-        factor = 1 if lively else ASLEEP_FACTOR if asleep else IDLE_FACTOR
+        calm = now - self._changed_at
+        factor = 1 if lively else ASLEEP_FACTOR if calm > ASLEEP_SECONDS else IDLE_FACTOR
         # A little early is better than a whole turn late.
         wait = (factor - 0.2) * self._interval
-        return now - self._read_at >= (max(wait, self._asleep) if factor == ASLEEP_FACTOR else wait)
+        if not lively and calm > FORGOTTEN_SECONDS:
+            wait = max(wait, self._forgotten)
+        return now - self._read_at >= wait
 
     def read(self, now: float) -> None:
         """Read the twin; what goes wrong is in `problem`.

@@ -289,9 +289,13 @@ class UpdatePanel:
     def _run(self) -> None:
         try:
             with service_client(self._hub, self._hang_up) as registry:
-                asleep = self._hub.pace.asleep
                 self._watch(
-                    TwinReader(registry, self._device.device_id, self._interval, asleep=asleep)
+                    TwinReader(
+                        registry,
+                        self._device.device_id,
+                        self._interval,
+                        forgotten=self._hub.pace.forgotten,
+                    )
                 )
         except Exception as error:
             self._tell(error)

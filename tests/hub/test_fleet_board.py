@@ -134,6 +134,9 @@ def test_the_pages_of_a_fleet_decide_how_often_azure_is_asked(hub: Hub, devices:
     devices.end(0)
     reader.read()
     assert not reader.is_due(now + 6) and reader.is_due(now + 24), "nothing runs"
+    now += 901
+    reader.read()
+    assert not reader.is_due(now + 599) and reader.is_due(now + 600), "and nobody looks"
 
 
 # --- the board ---

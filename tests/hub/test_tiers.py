@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 import pytest
 from azure.iot.device import IoTHubDeviceClient, MethodResponse
 from azure.iot.device.exceptions import ConnectionFailedError
+from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import (
     CloudToDeviceMethod,
     ConfigurationContent,
@@ -23,12 +25,12 @@ from msrest.exceptions import HttpOperationError
 from fwupdate_helpers import Fleet
 from fwupdate_helpers.device import SimulatedDevice
 from fwupdate_helpers.device.link_policy import LinkPolicy
-from fwupdate_helpers.errors import FirmwareUpdateError, HubQuotaExceeded
+from fwupdate_helpers.errors import FirmwareUpdateError, HubQuotaExceeded, UpdateTimeout
 from fwupdate_helpers.hub import Hub
-from fwupdate_helpers.hub_pace import FREE_PACE, METERED_PACE
+from fwupdate_helpers.hub_pace import FREE_PACE, METERED_PACE, pace_of
 from fwupdate_helpers.localhub.tiers import Operation
 from fwupdate_helpers.retries import RetryPolicy
-from fwupdate_helpers.service import invoke_firmware_update, wait_for_update
+from fwupdate_helpers.service import invoke_firmware_update, wait_for_update, watch_update
 from tests.raw_mqtt import PUBACK, RawDevice, publish
 from tests.rest import call, create_device, device_path, twin_path, wait_for
 from tests.support import HubProcess, device_connection_string
@@ -141,6 +143,23 @@ def test_a_hub_that_counts_is_asked_less_often(f1: HubProcess, hub_process: HubP
     paces = [hub_of(process).pace for process in (f1, hub_process)]
     assert paces == [METERED_PACE, FREE_PACE]
     assert hub_of(hub_process, kind="azure").pace == METERED_PACE
+    azure = "HostName=example.azure-devices.net;SharedAccessKeyName=x;SharedAccessKey=eA=="
+    assert pace_of(IoTHubRegistryManager(azure)) == METERED_PACE
+    assert pace_of(hub_process.registry()) == FREE_PACE
+
+
+def test_a_watch_reads_the_twin_at_the_pace_of_its_hub(
+    f1: HubProcess, hub_process: HubProcess, device_id: str
+) -> None:
+    for process, seconds in ((f1, 2.0), (hub_process, 0.5)):
+        create_device(process, device_id)
+        slept: list[float] = []
+        with hub_of(process) as hub, pytest.raises(UpdateTimeout):
+            wait = watch_update(
+                hub.registry, device_id, timeout=5, clock=partial(sum, slept), sleep=slept.append
+            )
+            list(wait)
+        assert set(slept[:2]) == {seconds}
 
 
 # --- what an operation costs ---
