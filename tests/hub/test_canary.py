@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import pickle
 import socket
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 from azure.iot.hub.models import QuerySpecification
 
-from fwupdate_helpers import connect_hub, identities, retries, service
+from fwupdate_helpers import connect_hub, identities, queries, retries, service
 from fwupdate_helpers.connection_string import Secret, read_device_string, read_service_string
 from fwupdate_helpers.device import DeviceFaults, LinkPolicy, SimulatedDevice
 from fwupdate_helpers.errors import FirmwareUpdateError
@@ -154,9 +155,10 @@ def silent_hub(stage: Stage) -> Hub:
 
 @pytest.fixture(scope="module")
 def stage(hub_process: HubProcess) -> Iterator[Stage]:
-    key = create_device(hub_process, "canary")
+    device_id = f"canary-{uuid.uuid4().hex[:8]}"
+    key = create_device(hub_process, device_id)
     with UnrulyHub(hub_process) as unruly, socket.create_server(("127.0.0.1", 0)) as silent:
-        yield Stage(hub_process, unruly, silent, "canary", key)
+        yield Stage(hub_process, unruly, silent, device_id, key)
 
 
 @pytest.fixture
@@ -169,7 +171,9 @@ def told(
     """Return a list for what a test has told; at its end, that and all logs are searched."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", stage.process.ca_file)
     # What fails at once is to be tried once: the way of the errors is the same.
-    monkeypatch.setattr(retries, "RetryPolicy", partial(retries.RetryPolicy, attempts=1))
+    once = retries.RetryPolicy.none
+    for module in (retries, queries):
+        monkeypatch.setattr(module, "RetryPolicy", once)
     texts: list[str] = []
     with caplog.at_level(logging.DEBUG):
         yield texts
