@@ -30,6 +30,7 @@ _WAVES: Final = (
     (0, 2, 2, 1.0, False),
     (0, 0, 0, 0.1, False),
 )
+_NO_F: Final = 'The letter before the quotes: f"…" puts in what stands in braces.'
 _WAYS: Final = {
     "tonight": ("job", "Only a job has a start time."),
     "every": ("configuration", "Only a configuration also reaches devices of next year."),
@@ -70,9 +71,9 @@ def _judge_condition(learner: Learner, fleet: Fleet, condition: str) -> Card:
         found = {twin.device_id for twin in _twins(learner, condition)}
     except QueryRefused as error:
         return incorrect(
-            f"The hub does not understand it. {error}",
+            str(error),
             expected="A condition of the query language.",
-            look="The place that the hub names.",
+            look=_NO_F if "{" in condition else "The place that the hub names.",
         )
     if found == wanted:
         return correct(f"{len(found)} devices, and no other; the one that I switched off is out.")
