@@ -55,7 +55,7 @@ def asks(learner: Learner) -> Card:
     if len(fits) < 2:
         return not_checkable(
             f"{len(fits)} devices of your fleet are in Berlin or Porto and run {_FACTORY}.",
-            look="Let the fleet begin anew: fleet.stop(), and then step 2 again.",
+            look="Let the fleet begin anew: run step 2 again.",
         )
     # One of them goes off, or the part about the connection could be missing.
     with _switched_off(learner, fleet, fits[0].device_id):
@@ -182,6 +182,8 @@ def chooses(learner: Learner) -> Card:
         found = way[case]
         if found is ... or str(found).strip().lower() != wanted:
             told = "it is not decided yet" if found is ... else short(found)
+            if not isinstance(found, str) and found is not ...:
+                told = "it is no text; the quotes are missing"
             return incorrect(
                 f"{case}: {told}.", expected="Another word of the three.", look=f"Hint: {why}"
             )
