@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from fwupdate_helpers.widgets.secret_field import SecretField
 
 _STEP = re.compile(r"^## Step (\d+)", re.MULTILINE)
+_INTERRUPTED = "Interrupted. What the hub and the devices have begun goes on without this cell."
 
 
 def name_steps(notebook: str | Path) -> None:
     """Answer a missing name with the step that makes it, in place of a bare ``NameError``.
 
     An error of this kit is shown as its sentence, which says what happened and what to do, without
-    the traceback through the package.
+    the traceback through the package; so is *Interrupt*.
 
     The notebook's file is read when a name is missing. Where it is not found, because it was
     renamed or the kernel works in another folder, the bare ``NameError`` stays.
@@ -50,13 +51,17 @@ def name_steps(notebook: str | Path) -> None:
             sentence += " You are in it: run its cells in their order."
         shell._showtraceback(kind, NameError(sentence), [sentence])
 
-    def show(shell: Any, kind: Any, error: Exception, trace: Any, tb_offset: Any = None) -> None:
+    def show(
+        shell: Any, kind: Any, error: BaseException, trace: Any, tb_offset: Any = None
+    ) -> None:
         if isinstance(error, NameError):
             explain(shell, kind, error, trace, tb_offset)
+        elif isinstance(error, KeyboardInterrupt):
+            shell._showtraceback(kind, error, [_INTERRUPTED])
         else:
             shell._showtraceback(kind, error, [f"{kind.__name__}: {error}"])
 
-    shell.set_custom_exc((NameError, FirmwareUpdateError), show)
+    shell.set_custom_exc((NameError, KeyboardInterrupt, FirmwareUpdateError), show)
 
 
 def ask_connection_string() -> SecretField:

@@ -296,8 +296,12 @@ WRONG_ANSWERS = {
             "condition = f\"{mine} AND {site} != 'oslo' AND {version} = '1.0.0'\"",
         ),
         Wrong(
-            "The hub does not understand it.",
+            "The hub does not understand the query",
             "condition = f\"{mine} AND {site} == 'berlin'\"",
+        ),
+        Wrong(
+            'f"…" puts in what stands in braces',
+            "condition = \"{mine} AND {site} = 'berlin'\"",
         ),
         Wrong(
             "misses",

@@ -30,6 +30,7 @@ _WAVES: Final = (
     (0, 2, 2, 1.0, False),
     (0, 0, 0, 0.1, False),
 )
+_NO_F: Final = 'The letter before the quotes: f"…" puts in what stands in braces.'
 _WAYS: Final = {
     "tonight": ("job", "Only a job has a start time."),
     "every": ("configuration", "Only a configuration also reaches devices of next year."),
@@ -54,7 +55,7 @@ def asks(learner: Learner) -> Card:
     if len(fits) < 2:
         return not_checkable(
             f"{len(fits)} devices of your fleet are in Berlin or Porto and run {_FACTORY}.",
-            look="Let the fleet begin anew: fleet.stop(), and then step 2 again.",
+            look="Let the fleet begin anew: run step 2 again.",
         )
     # One of them goes off, or the part about the connection could be missing.
     with _switched_off(learner, fleet, fits[0].device_id):
@@ -70,9 +71,9 @@ def _judge_condition(learner: Learner, fleet: Fleet, condition: str) -> Card:
         found = {twin.device_id for twin in _twins(learner, condition)}
     except QueryRefused as error:
         return incorrect(
-            f"The hub does not understand it. {error}",
+            str(error),
             expected="A condition of the query language.",
-            look="The place that the hub names.",
+            look=_NO_F if "{" in condition else "The place that the hub names.",
         )
     if found == wanted:
         return correct(f"{len(found)} devices, and no other; the one that I switched off is out.")
@@ -181,6 +182,8 @@ def chooses(learner: Learner) -> Card:
         found = way[case]
         if found is ... or str(found).strip().lower() != wanted:
             told = "it is not decided yet" if found is ... else short(found)
+            if not isinstance(found, str) and found is not ...:
+                told = "it is no text; the quotes are missing"
             return incorrect(
                 f"{case}: {told}.", expected="Another word of the three.", look=f"Hint: {why}"
             )

@@ -248,13 +248,18 @@ class Fleet:
         Those that an earlier, larger fleet of this name has left go, too.
 
         Raises:
+            FleetInUse: Another kernel runs a fleet of this name.
             FirmwareUpdateError: The hub does not answer, or refuses.
         """
         with self._busy:
             self.stop()
-            mine = {*self.device_ids, *find_identities(self._hub, self.name)}
-            with progress_bar("Deleting device identities", len(mine)) as tick:
-                delete_identities(self._hub, sorted(mine), tick)
+            self._take_name()
+            try:
+                mine = {*self.device_ids, *find_identities(self._hub, self.name)}
+                with progress_bar("Deleting device identities", len(mine)) as tick:
+                    delete_identities(self._hub, sorted(mine), tick)
+            finally:
+                self.stop()
 
     def __enter__(self) -> Fleet:
         return self.start()

@@ -77,7 +77,12 @@ class RolloutPlan:
 
     def _repr_html_(self) -> str:
         head = ("wave", "size", "devices", "which")
-        return f"<p>{escape(self.title)}</p>{html_table(head, self._rows())}"
+        # As in the report: the bare number. A narrow column must not break "10 %" in two.
+        rows = (
+            (wave.removeprefix("wave "), size.replace(" ", "\N{NO-BREAK SPACE}"), *more)
+            for wave, size, *more in self._rows()
+        )
+        return f"<p>{escape(self.title)}</p>{html_table(head, rows)}"
 
 
 @dataclass(frozen=True)

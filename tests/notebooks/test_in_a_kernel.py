@@ -45,6 +45,12 @@ def look(learner):
 exercises.CHECKS = {**exercises.CHECKS, "99-a": look}
 exercises.check("99-a")
 """
+INTERRUPT = """
+import _thread, time
+
+_thread.interrupt_main()
+time.sleep(60)
+"""
 CLOSE = """
 panel.close()
 board.close()
@@ -74,7 +80,7 @@ def run(client: NotebookClient, number: int) -> list[Any]:
 @pytest.fixture(scope="module")
 def client() -> Iterator[NotebookClient]:
     """Return a kernel that has a device and its panel."""
-    codes = (MAKE, WAIT, REFUSE, CHECK, CLOSE)
+    codes = (MAKE, WAIT, REFUSE, CHECK, INTERRUPT, CLOSE)
     cells = [nbformat.v4.new_code_cell(code) for code in codes]
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"file": "busy.ipynb"})
     with kernel_for(notebook) as client:
@@ -103,3 +109,12 @@ def test_the_line_of_a_check_goes_however_the_check_ends(client: NotebookClient)
     with pytest.raises(CellExecutionError, match="GeneratorExit"):
         run(client, 3)
     assert "checking 99-a" not in text_of(client.nb.cells[3])
+
+
+def test_an_interrupt_is_a_sentence_and_no_traceback(client: NotebookClient) -> None:
+    with pytest.raises(CellExecutionError):
+        run(client, 2)  # calls name_steps
+    with pytest.raises(CellExecutionError, match="Interrupted"):
+        run(client, 4)
+    (shown,) = client.nb.cells[4].outputs[-1].traceback
+    assert shown.startswith("Interrupted. What the hub and the devices have begun goes on")
