@@ -52,7 +52,7 @@ help: ## this list
 env: $(READY) ## set up .venv (PYTHON=python3.12 chooses the Python)
 
 # A pyenv shim exists and fails when its version is not active, so each candidate is run.
-$(READY): pyproject.toml constraints.txt $(REBUILD)
+$(READY): pyproject.toml constraints.txt requirements.txt $(REBUILD)
 	@set -e; \
 	if [ -n "$(REBUILD)" ]; then \
 	  found=; lacks_venv=; seen=; \
@@ -89,11 +89,11 @@ $(READY): pyproject.toml constraints.txt $(REBUILD)
 	  mkdir $(VENV); : > $(OURS); \
 	  "$$found" -m venv $(VENV); \
 	else \
-	  echo "Updating $(VENV): pyproject.toml or constraints.txt has changed."; \
+	  echo "Updating $(VENV): pyproject.toml, constraints.txt or requirements.txt has changed."; \
 	fi; \
 	rm -f $(READY); \
 	$(PIP) install --quiet -c constraints.txt 'pip>=25.1'; \
-	$(PIP) install --quiet --no-compile -c constraints.txt -e . --group dev; \
+	$(PIP) install --quiet --no-compile -r requirements.txt --group dev; \
 	$(COMPILE) || true; \
 	printf '%s\n' '$(CURDIR)' > $(READY)
 
