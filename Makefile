@@ -8,6 +8,8 @@ LAYOUT ?=
 TEST_ARGS ?=
 LOCK_ARGS ?=
 DOCTOR_ARGS ?=
+PLATFORM ?=
+PYTHONS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -43,7 +45,8 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env layout lab doctor test demo bench-trace bench-download bench-fleet lint lock clean FORCE
+.PHONY: help env layout lab doctor test test-all demo bench-trace bench-download bench-fleet lint lock \
+  wheelhouse wheelhouse-check clean FORCE
 
 help: ## this list
 	@echo "make <target>, where <target> is one of:"
@@ -126,6 +129,9 @@ doctor: $(READY) ## is this machine ready? A table with the fix for each line th
 test: $(READY) ## run the tests (TEST_ARGS=… is passed on to pytest)
 	$(LOCAL_ONLY) $(PY) -m pytest $(TEST_ARGS)
 
+test-all: $(READY) ## run the tests on every Python from 3.10 to 3.13 that is installed, and with the uamqp stand-in
+	$(LOCAL_ONLY) $(PY) -m nox -- $(TEST_ARGS)
+
 demo: $(READY) ## run notebook 02 without a browser; the page and the timeline go to build/
 	@mkdir -p build; rm -f $(DEMO_FILES)
 	@trap '$(DEMO_ENV) $(PY) -m fwupdate_helpers.localhub stop' EXIT; trap 'exit 130' INT TERM; \
@@ -156,8 +162,14 @@ lock: ## write constraints.txt anew after a change in pyproject.toml (LOCK_ARGS=
 	  --no-annotate --custom-compile-command 'make lock' $(LOCK_ARGS) \
 	  --group pyproject.toml:dev --output-file constraints.txt pyproject.toml
 
+wheelhouse: $(READY) ## collect all packages for an installation without network (PLATFORM=all PYTHONS=all for every computer)
+	@$(PY) tools/wheelhouse.py $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(PYTHONS),--series $(PYTHONS))
+
+wheelhouse-check: $(READY) ## install from it where there is no network, and do an update (Linux; takes a minute)
+	@$(PY) -m tools.wheelhouse_check
+
 clean: ## delete .venv, build/ and caches
 	@if [ -d build/localhub-state ] && [ -x $(PY) ]; then $(DEMO_ENV) $(PY) -m fwupdate_helpers.localhub stop || true; fi
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
-	find fwupdate_helpers tests notebooks benchmarks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	find fwupdate_helpers tests notebooks benchmarks tools compat \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 	  -type d -prune -exec rm -rf {} + 2>/dev/null || true

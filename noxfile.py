@@ -64,7 +64,7 @@ def _running(command: Sequence[str], series: str) -> str | None:
 def _install(session: nox.Session, *more: str) -> None:
     session.env["PIP_USER"] = "0"
     session.install("-c", "constraints.txt", "pip>=25.1")
-    session.install("-c", "constraints.txt", "-e", ".", "--group", "dev", *more)
+    session.install("-r", "requirements.txt", "--group", "dev", *more)
 
 
 def _test(session: nox.Session) -> None:

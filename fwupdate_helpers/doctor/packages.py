@@ -36,7 +36,9 @@ class Installed:
     def version(self, name: str) -> str | None:
         """Return a package's version; None when it is not there, or only in part."""
         distribution = self._distribution(name)
-        return None if distribution is None else distribution.metadata["Version"]
+        if distribution is None or "Version" not in distribution.metadata:
+            return None
+        return distribution.metadata["Version"]
 
     def requires(self, name: str) -> list[str]:
         """Return what a package declares that it needs."""
