@@ -11,8 +11,8 @@ class AmqpNotAvailableError(NotImplementedError, AttributeError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"uamqp.{name} is not available: a stand-in without AMQP is installed, because uamqp "
-            "has no wheels for this computer. Of azure-iot-hub, only send_c2d_message needs AMQP. "
-            "Use a desired property or a direct method instead, or run this with an x86-64 Python "
-            "and the real uamqp."
+            f"uamqp.{name} is not available: installed is a stand-in without AMQP, for computers "
+            "on which uamqp has no wheels. Of azure-iot-hub, only send_c2d_message needs AMQP. Use "
+            "a desired property or a direct method instead, or run this with an x86-64 Python and "
+            "the real uamqp."
         )
