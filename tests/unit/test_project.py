@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -26,10 +28,15 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
+_LINUX = {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux"}
+_MACOS = {"sys_platform": "darwin", "os_name": "posix", "platform_system": "Darwin"}
+_WINDOWS = {"sys_platform": "win32", "os_name": "nt", "platform_system": "Windows"}
 MARKERS = {
-    "linux": {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux"},
-    "macos": {"sys_platform": "darwin", "os_name": "posix", "platform_system": "Darwin"},
-    "windows": {"sys_platform": "win32", "os_name": "nt", "platform_system": "Windows"},
+    "linux-x86_64": {**_LINUX, "platform_machine": "x86_64"},
+    "linux-aarch64": {**_LINUX, "platform_machine": "aarch64"},
+    "macos-x86_64": {**_MACOS, "platform_machine": "x86_64"},
+    "macos-arm64": {**_MACOS, "platform_machine": "arm64"},
+    "windows": {**_WINDOWS, "platform_machine": "AMD64"},
 }
 SERIES = ["3.10", "3.11", "3.12", "3.13"]
 TARGETS = [
@@ -37,12 +44,15 @@ TARGETS = [
     "lab",
     "doctor",
     "test",
+    "test-all",
     "demo",
     "bench-download",
     "bench-fleet",
     "bench-trace",
     "lint",
     "lock",
+    "wheelhouse",
+    "wheelhouse-check",
     "clean",
     "help",
 ]
@@ -67,6 +77,23 @@ def read_pyproject() -> dict[str, Any]:
 def read_conda_environment() -> dict[str, Any]:
     loaded: dict[str, Any] = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
     return loaded
+
+
+def conda_python() -> str:
+    """The Python that conda and Binder install."""
+    (line,) = [
+        one for one in read_conda_environment()["dependencies"] if str(one).startswith("python=")
+    ]
+    return str(line).removeprefix("python=")
+
+
+def load_file(file: Path) -> ModuleType:
+    """Import a file that is in no package."""
+    spec = importlib.util.spec_from_file_location(f"loaded_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def conda_pip_lines() -> list[str]:
@@ -171,13 +198,10 @@ def test_every_file_names_the_same_pythons() -> None:
     supported = SpecifierSet(project["requires-python"])
     minors = [f"3.{minor}" for minor in range(6, 30) if f"3.{minor}" in supported]
     classified = [line.rpartition(" ")[2] for line in project["classifiers"] if ":: 3." in line]
-    conda = [
-        line for line in read_conda_environment()["dependencies"] if str(line).startswith("python=")
-    ]
     makefile = (ROOT / "Makefile").read_text("utf-8")
 
     assert minors == SERIES == classified
-    assert len(conda) == 1 and conda[0].removeprefix("python=") in minors
+    assert conda_python() in minors
     assert " ".join(f"python{series}" for series in reversed(SERIES)) in makefile
 
 
