@@ -9,6 +9,8 @@ LAYOUT ?=
 TEST_ARGS ?=
 LOCK_ARGS ?=
 DOCTOR_ARGS ?=
+PLATFORM ?=
+PYTHONS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -44,7 +46,8 @@ endif
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env layout lab doctor test test-azure azure-setting demo bench-trace bench-download bench-fleet lint lock clean FORCE
+.PHONY: help env layout lab doctor test test-all test-azure azure-setting demo bench-trace bench-download \
+  bench-fleet lint lock wheelhouse wheelhouse-check clean FORCE
 
 help: ## this list
 	@echo "make <target>, where <target> is one of:"
@@ -53,7 +56,7 @@ help: ## this list
 env: $(READY) ## set up .venv (PYTHON=python3.12 chooses the Python)
 
 # A pyenv shim exists and fails when its version is not active, so each candidate is run.
-$(READY): pyproject.toml constraints.txt $(REBUILD)
+$(READY): pyproject.toml constraints.txt requirements.txt $(REBUILD)
 	@set -e; \
 	if [ -n "$(REBUILD)" ]; then \
 	  found=; lacks_venv=; seen=; \
@@ -90,11 +93,11 @@ $(READY): pyproject.toml constraints.txt $(REBUILD)
 	  mkdir $(VENV); : > $(OURS); \
 	  "$$found" -m venv $(VENV); \
 	else \
-	  echo "Updating $(VENV): pyproject.toml or constraints.txt has changed."; \
+	  echo "Updating $(VENV): pyproject.toml, constraints.txt or requirements.txt has changed."; \
 	fi; \
 	rm -f $(READY); \
 	$(PIP) install --quiet -c constraints.txt 'pip>=25.1'; \
-	$(PIP) install --quiet --no-compile -c constraints.txt -e . --group dev; \
+	$(PIP) install --quiet --no-compile -r requirements.txt --group dev; \
 	$(COMPILE) || true; \
 	printf '%s\n' '$(CURDIR)' > $(READY)
 
@@ -126,6 +129,9 @@ doctor: $(READY) ## is this machine ready? A table with the fix for each line th
 
 test: $(READY) ## run the tests (TEST_ARGS=… is passed on to pytest)
 	$(LOCAL_ONLY) $(PY) -m pytest $(TEST_ARGS)
+
+test-all: $(READY) ## run the tests on every Python from 3.10 to 3.13 that is installed, and with the uamqp stand-in
+	$(LOCAL_ONLY) $(PY) -m nox -- $(TEST_ARGS)
 
 test-azure: azure-setting $(READY) ## run all notebooks on your own IoT Hub (it costs messages; see README.md)
 	FWUPDATE_TEST_AZURE=1 $(PY) -m pytest -n0 $(AZURE_TESTS) $(TEST_ARGS)
@@ -167,8 +173,14 @@ lock: ## write constraints.txt anew after a change in pyproject.toml (LOCK_ARGS=
 	  --no-annotate --custom-compile-command 'make lock' $(LOCK_ARGS) \
 	  --group pyproject.toml:dev --output-file constraints.txt pyproject.toml
 
+wheelhouse: $(READY) ## collect all packages for an installation without network (PLATFORM=all PYTHONS=all for every computer)
+	@$(PY) tools/wheelhouse.py $(if $(PLATFORM),--platform $(PLATFORM)) $(if $(PYTHONS),--series $(PYTHONS))
+
+wheelhouse-check: $(READY) ## install from it where there is no network, and do an update (Linux; takes a minute)
+	@$(PY) -m tools.wheelhouse_check
+
 clean: ## delete .venv, build/ and caches
 	@if [ -d build/localhub-state ] && [ -x $(PY) ]; then $(DEMO_ENV) $(PY) -m fwupdate_helpers.localhub stop || true; fi
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
-	find fwupdate_helpers tests notebooks benchmarks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	find fwupdate_helpers tests notebooks benchmarks tools compat \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 	  -type d -prune -exec rm -rf {} + 2>/dev/null || true

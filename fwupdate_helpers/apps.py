@@ -55,8 +55,9 @@ def service_main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(app: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
     # A shell that starts this with & has SIGINT ignored; Ctrl-C must end it all the same.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # the last: Ctrl-Break, on Windows
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     try:
         app(options)
     except KeyboardInterrupt:
@@ -241,7 +242,9 @@ def _package(hub: Hub, options: argparse.Namespace) -> Iterator[tuple[str, str |
         return
     from fwupdate_helpers.firmware import build_image, publish_image, unpublish_image
 
-    with tempfile.TemporaryDirectory(prefix="fwupdate-image-") as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="fwupdate-image-", ignore_cleanup_errors=True
+    ) as folder:
         image = options.image
         if image is None:
             from fwupdate_helpers.app_boards import devices_folder

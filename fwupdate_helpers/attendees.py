@@ -52,5 +52,6 @@ def _user_name() -> str:
         return name
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
-        return f"user{os.getuid()}"
+    except (KeyError, OSError, ImportError):  # a container's user id without a name
+        # Windows has no such ids; a service that runs without USERNAME gets here.
+        return f"user{os.getuid()}" if hasattr(os, "getuid") else "user"

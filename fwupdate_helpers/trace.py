@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 from urllib.parse import urlencode
 
 from fwupdate_helpers import own_routes
+from fwupdate_helpers.reported import parse_time
 
 if TYPE_CHECKING:
     from fwupdate_helpers.hub import Hub
@@ -75,7 +76,7 @@ class TraceRow:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> TraceRow:
         """Read a row as the local hub sends it."""
-        return cls(**{**row, "at": datetime.fromisoformat(row["at"].replace("Z", "+00:00"))})
+        return cls(**{**row, "at": parse_time(row["at"])})
 
 
 class Trace(Sequence[TraceRow]):

@@ -23,6 +23,8 @@ import json, os, signal, sys
 from pathlib import Path
 from fwupdate_helpers import Fleet, Hub
 
+# What is started in the background has interrupts ignored, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 given = json.loads(sys.stdin.readline())
 given["hub"]["ca_file"] = Path(given["hub"]["ca_file"])
 hub = Hub(kind="local", **given["hub"])

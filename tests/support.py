@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -50,6 +51,12 @@ def missing_tool(what: str) -> None:
     pytest.skip(what)
 
 
+_ADDRESSES_TRIED = 2000
+MAC_ADDRESSES = (
+    "A Mac has one of its own, and the tests need more, until it starts anew: "
+    "for i in $(seq 2 250); do sudo ifconfig lo0 alias 127.0.0.$i up; done"
+)
+
 OWN_LOOPBACK = """
 import fcntl, socket, struct
 lo = struct.pack("16sH14s", b"lo", 0x1 | 0x40, bytes(14))  # IFF_UP, IFF_RUNNING
@@ -60,6 +67,8 @@ fcntl.ioctl(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), 0x8914, lo)  # SIO
 
 def own_network() -> list[str]:
     """Return what runs a command in a network of its own, where every port is free."""
+    if sys.platform != "linux":
+        pytest.skip("network namespaces are Linux's")
     for options in ("-n", "-rn"):
         command = ["unshare", options]
         if shutil.which("unshare") and not subprocess.call([*command, "true"], stderr=-3):
@@ -81,14 +90,21 @@ def without_rights() -> list[str]:
 
 def free_loopback_address() -> str:
     """Return a loopback address whose MQTT port is free: each hub in the tests has its own."""
-    while True:
-        address = "127." + ".".join(str(random.randint(1, 250)) for _ in range(3))
+    for _ in range(_ADDRESSES_TRIED):
+        address = _some_loopback_address()
         with socket.socket() as probe:
             try:
                 probe.bind((address, 8883))
             except OSError:
                 continue
             return address
+    pytest.fail(f"No loopback address is free for a hub. {MAC_ADDRESSES}")
+
+
+def _some_loopback_address() -> str:
+    if sys.platform == "darwin":
+        return f"127.0.0.{random.randint(2, 250)}"
+    return "127." + ".".join(str(random.randint(1, 250)) for _ in range(3))
 
 
 def localhub(
@@ -149,6 +165,7 @@ class HubProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -164,8 +181,12 @@ class HubProcess:
         return self._process
 
     def stop(self) -> str:
-        """End the hub with SIGTERM; return what it wrote to stderr."""
-        return self._end(self._process.terminate) if self._process else ""
+        """End the hub with SIGTERM, or as Ctrl-Break does; return what it wrote to stderr."""
+        process = self._process
+        if process is None:
+            return ""
+        polite = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
+        return self._end(lambda: process.send_signal(polite))
 
     def kill(self) -> None:
         """End the hub with SIGKILL, as a crash would."""

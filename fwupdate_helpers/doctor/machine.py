@@ -123,7 +123,7 @@ class Machine:
         if self.is_conda:
             prefix = self.typed(self.prefix)
             return self.in_checkout(f"conda env update -p {prefix} -f environment.yml")
-        return self.in_checkout(f"{self.python} -m pip install -c constraints.txt -e .")
+        return self.in_checkout(f"{self.python} -m pip install -r requirements.txt")
 
     def kill(self, pid: int, *, hangs: bool = False) -> str:
         """Return what ends a process."""

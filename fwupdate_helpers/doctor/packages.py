@@ -19,7 +19,11 @@ _KIT = "fwupdate-helpers"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAMED_AT_MOST = 8
 """So many packages that differ from their pins are named; then the number tells enough."""
-_NO_WHEELS = frozenset({"aarch64", "arm64"})
+_STAND_IN = "+standin"
+"""The end of the version of a stand-in of the kit's own, such as compat/uamqp."""
+_STANDS_IN_FOR_UAMQP = frozenset({("darwin", "arm64"), ("linux", "aarch64")})
+"""Where requirements.txt takes the stand-in: `sys.platform` and processor."""
+_ARM = frozenset({"aarch64", "arm64"})
 
 
 class Installed:
@@ -32,7 +36,9 @@ class Installed:
     def version(self, name: str) -> str | None:
         """Return a package's version; None when it is not there, or only in part."""
         distribution = self._distribution(name)
-        return None if distribution is None else distribution.metadata["Version"]
+        if distribution is None or "Version" not in distribution.metadata:
+            return None
+        return distribution.metadata["Version"]
 
     def requires(self, name: str) -> list[str]:
         """Return what a package declares that it needs."""
@@ -51,6 +57,7 @@ def check_packages(machine: Machine) -> Finding:
 
     A package of the kit's own that is missing, or outside its declared range, is a failure, and so
     is a missing one that another package needs. Another version than the pinned one is a warning.
+    A stand-in of the kit's own (compat/) is as good as the package, and is told.
     """
     installed = Installed(machine)
     declared = _declared(machine, installed)
@@ -100,6 +107,7 @@ class _Comparison:
     missing: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     differing: list[str] = field(default_factory=list)
+    stand_ins: list[str] = field(default_factory=list)
     checked: int = 0
 
     def finding(self, commands: tuple[str, ...]) -> Finding:
@@ -121,7 +129,8 @@ class _Comparison:
             fix = "Should something go wrong, install the versions that the kit is tested with:"
             return warning(f"{found}.", fix, *commands)
         what = "as pinned" if pins else "in their ranges (no constraints.txt to compare with)"
-        return ok(f"{self.checked} packages, {what}")
+        told = "".join(f"; {name} is the kit's stand-in, without AMQP" for name in self.stand_ins)
+        return ok(f"{self.checked} packages, {what}{told}")
 
     def _compare(
         self, name: str, requirement: Requirement, needed_by: str, pinned: str | None
@@ -133,8 +142,10 @@ class _Comparison:
             self.missing.append(name + (f" {pinned}" if pinned else "") + whose)
         elif not requirement.specifier.contains(version, prereleases=True):
             self.outside.append(f"{name} {version} instead of {requirement.specifier}{whose}")
-        elif pinned is not None and version != pinned:
+        elif pinned is not None and version.removesuffix(_STAND_IN) != pinned:
             self.differing.append(f"{name} {version} (pinned {pinned})")
+        elif version.endswith(_STAND_IN):
+            self.stand_ins.append(name)
 
     def _needed(self) -> Iterator[tuple[str, Requirement, str]]:
         """Yield each package that is needed, once: name, requirement, and by which other one."""
@@ -173,12 +184,12 @@ class _Comparison:
 
     def _reason(self) -> str:
         lacks_uamqp = any(text.startswith("uamqp") for text in self.missing)
-        if lacks_uamqp and self.machine.processor in _NO_WHEELS:
-            return (
-                "uamqp has no wheels for ARM processors: on Apple Silicon use an x86-64 Python "
-                "(under Rosetta), on Linux another computer. "
-            )
-        return ""
+        if not lacks_uamqp or self.machine.processor.lower() not in _ARM:
+            return ""
+        reason = "uamqp has no wheels for ARM processors"
+        if (self.machine.system, self.machine.processor) in _STANDS_IN_FOR_UAMQP:
+            return f"{reason}; requirements.txt puts the kit's stand-in in its place. "
+        return f"{reason}: use an x86-64 Python. "
 
 
 def _shortened(names: list[str]) -> list[str]:

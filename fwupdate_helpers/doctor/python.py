@@ -43,7 +43,7 @@ def _right_python(machine: Machine) -> tuple[str, tuple[str, ...]]:
             f"winget install -e --id Python.Python.{_ADVISED}",
             f"py -{_ADVISED} -m venv env",
             r"env\Scripts\Activate.ps1",
-            "python -m pip install -c constraints.txt -e .",
+            "python -m pip install -r requirements.txt",
         )
     for minor in range(NEWEST[1], OLDEST[1] - 1, -1):
         if machine.runs(f"python3.{minor}"):
@@ -68,7 +68,7 @@ def check_interpreter(machine: Machine) -> Finding:
             f"to another copy of the kit, {shown(other)}.",
             "Install this copy, or open the notebooks of the other one:",
             f"cd {machine.typed(other)}",
-            f"{machine.python} -m pip install -c constraints.txt -e .",
+            f"{machine.python} -m pip install -r requirements.txt",
         )
     server = jupyter_prefix()
     if server is not None and server.resolve() != machine.prefix.resolve():

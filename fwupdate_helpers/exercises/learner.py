@@ -160,6 +160,8 @@ def is_stub(answer: Any) -> bool:
 
 def _has_dots(function: Any) -> bool:
     # Dots that stand alone are not in the compiled function, only in its source.
+    if function.__code__.co_filename == "<string>":  # from Python 3.13 on its source is that of -c
+        return ... in function.__code__.co_consts
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError):  # a function that is in no cell and no file

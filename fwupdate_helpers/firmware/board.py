@@ -361,6 +361,6 @@ def _outcome(trial: Json, *, rolled_back: bool) -> Json:
 
 
 def _temporary_folder(owner: object) -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="fwupdate-board-")
+    folder = tempfile.TemporaryDirectory(prefix="fwupdate-board-", ignore_cleanup_errors=True)
     weakref.finalize(owner, folder.cleanup)
     return Path(folder.name)

@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from fwupdate_helpers.localhub.replacing import replace_file
+
 MIB: Final = 1024 * 1024
 _APPEND: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}(\.[a-z]{1,8})?")
@@ -236,14 +238,14 @@ class Flash:
         place = self.folder / name
         if before is not None and before.host == place and before in self._names.values():
             before.host = place.with_name(f".new-{secrets.token_hex(8)}")
-            place.replace(before.host)  # it goes on under another name
+            replace_file(place, before.host)  # it goes on under another name
         if file is None:
             place.unlink(missing_ok=True)
             del self._synced_names[name]
             return
         if not file.host.exists() and not file.synced:  # the name leads to an empty file
             file.host.touch(mode=0o600)
-        file.host.replace(place)
+        replace_file(file.host, place)
         file.host = place
         self._synced_names[name] = file
 

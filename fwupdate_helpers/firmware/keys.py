@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from filelock import FileLock
 
 from fwupdate_helpers.errors import FirmwareUpdateError
+from fwupdate_helpers.localhub.replacing import replace_file
 
 KEY_FILE = "publisher-key.pem"
 
@@ -78,4 +79,4 @@ def _make(file: Path) -> None:
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
         out.write(pem)
-    temporary.replace(file)
+    replace_file(temporary, file)

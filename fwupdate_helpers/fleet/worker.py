@@ -25,6 +25,7 @@ from filelock import FileLock
 from fwupdate_helpers.device.program import is_harmless
 from fwupdate_helpers.fleet.lines import END_SECONDS, FOLDER, INDEX, OFF, ON, STATE, WHY, Task
 from fwupdate_helpers.fleet.member import Common, FleetDevice
+from fwupdate_helpers.localhub.open_files import allow_open_files
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ Json = dict[str, Any]
 AT_ONCE: Final = 8
 """Devices that connect at the same time: the SDK makes all connections of a process on one thread,
 so more would only wait longer, and one after the other spreads the load on the hub."""
-_FILES: Final = 4096
 
 
 def main() -> None:
@@ -41,14 +41,17 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # the parent started us with the signal blocked
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _allow_files(_FILES)
+    allow_open_files()  # a client of the SDK needs three
     answers = _take_output()
     line = sys.stdin.readline()
     if line:
         task = Task.from_line(line)
         with (
             FileLock(task.lock, mode=0o600, timeout=END_SECONDS),
-            tempfile.TemporaryDirectory(prefix="fwupdate-fleet-") as folder,
+            # What a virus scanner has open on Windows stays behind, and is no reason to fail.
+            tempfile.TemporaryDirectory(
+                prefix="fwupdate-fleet-", ignore_cleanup_errors=True
+            ) as folder,
         ):
             asyncio.run(_Worker(task, Path(folder), answers).run())
 
@@ -126,18 +129,6 @@ def _take_output() -> IO[str]:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
-
-
-def _allow_files(number: int) -> None:
-    """Raise the limit of open files; a client of the SDK needs three."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number if hard == resource.RLIM_INFINITY else min(number, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _log_loop_error(loop: asyncio.AbstractEventLoop, context: Json) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.open_files import allow_open_files
 from fwupdate_helpers.localhub.redaction import mask_text
 from fwupdate_helpers.localhub.statedir import STATE_DIR_VARIABLE, StateDir
 
@@ -118,6 +119,7 @@ def _run(state: StateDir, options: argparse.Namespace) -> int:
 
     os.umask(0o077)
     state.prepare()
+    allow_open_files()
     _set_up_logging(state if options.background else None)
 
     def on_ready(ready: Json) -> None:

@@ -278,6 +278,8 @@ def _is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:  # Windows tells no more of a process that is just ending
+        return True
 
 
 def _last_words(state: StateDir) -> str:

@@ -33,6 +33,7 @@ from fwupdate_helpers.localhub.errors import (
     SERVER_ERROR,
     HubError,
 )
+from fwupdate_helpers.localhub.replacing import replace_file
 
 QUOTA: Final = 2 * 1024**3
 """Bytes that all published images may have together."""
@@ -261,7 +262,7 @@ class _Upload:
 
     def keep_as(self, file: Path) -> None:
         file.parent.mkdir(mode=0o700, exist_ok=True)
-        self._file.replace(file)
+        replace_file(self._file, file)
 
     def discard(self) -> None:
         """Delete it; harmless after `keep_as`."""

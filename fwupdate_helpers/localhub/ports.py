@@ -20,6 +20,10 @@ HTTPS_PORT: Final = 443
 """Where an IoT Hub has HTTPS, and MQTT over WebSockets: azure-iot-device knows no other port."""
 _SERVICE_PORTS_TRIED = 100
 _ADDRESSES_TRIED = 30
+_SHARING: Final = ("darwin", "win32")
+"""Systems that give a port on one address to a program while another one listens on all addresses,
+and would lead that one's clients to us."""
+_ANSWER_SECONDS: Final = 0.3
 _IN_USE = {errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE)}
 _REFUSED = {errno.EACCES, getattr(errno, "WSAEACCES", errno.EACCES)}
 _NO_RIGHTS: Final = (
@@ -162,6 +166,8 @@ def _bind_websocket(
 
 
 def _try_bind(address: str, port: int) -> socket.socket | None:
+    if sys.platform in _SHARING and _is_answered(address, port):
+        return None
     # With the protocol named, asyncio turns Nagle's algorithm off: 40 ms less per message.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
@@ -188,6 +194,15 @@ def _try_bind(address: str, port: int) -> socket.socket | None:
     except BaseException:
         listener.close()
         raise
+
+
+def _is_answered(address: str, port: int) -> bool:
+    # On Windows a port where nobody listens is not refused at once, but tried for two seconds.
+    try:
+        socket.create_connection((address, port), timeout=_ANSWER_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _taken(port: int, addresses: list[str]) -> PortTaken:

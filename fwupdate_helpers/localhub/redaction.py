@@ -18,6 +18,8 @@ MAX_BODY: Final = 2048
 """Characters that are kept of a body."""
 MAX_PARSED: Final = 16 * 1024
 """Bytes of a body that is looked into at all."""
+_DEEPEST: Final = 100
+"""Levels of a body that are looked into; a twin has at most ten."""
 _MAX_TEXT: Final = 1024
 """A longer text in a body is only counted: masked piece by piece it could show half a key."""
 MAX_ADDRESS: Final = 400
@@ -171,7 +173,9 @@ def mask_body(body: bytes, *, fields: frozenset[str] | None = None, keep: str = 
             return text
         masking = _Masking(fields, keep)
         shown = _dumps(masking.of(content))
-    except (ValueError, RecursionError):
+    except RecursionError:
+        return f"({len(body)} bytes, nested too deep to look into)"
+    except ValueError:
         return f"({len(body)} bytes that are no JSON)"
     if masking.room > 0 and len(shown) <= MAX_BODY:
         return shown
@@ -201,28 +205,30 @@ class _Masking:
         self._fields = fields
         self._keep = keep
 
-    def of(self, content: Any) -> Any:
+    def of(self, content: Any, depth: int = 0) -> Any:
+        if depth > _DEEPEST:  # how deep Python itself would go depends on its version and its stack
+            raise RecursionError
         if isinstance(content, dict):
             pairs = takewhile(lambda _: self.room > 0, content.items())
-            return {self._text(name): self._value(name, value) for name, value in pairs}
+            return {self._text(name, depth): self._value(name, v, depth) for name, v in pairs}
         if isinstance(content, list):
-            return [self.of(one) for one in takewhile(lambda _: self.room > 0, content)]
+            return [self.of(one, depth + 1) for one in takewhile(lambda _: self.room > 0, content)]
         if isinstance(content, str):
-            return self._text(content)
+            return self._text(content, depth)
         self.room -= 1
         return content
 
-    def _value(self, name: str, value: Any) -> Any:
+    def _value(self, name: str, value: Any, depth: int) -> Any:
         named = _is_secret_name(name) if self._fields is None else name not in self._fields
-        return HIDDEN if named and value else self.of(value)
+        return HIDDEN if named and value else self.of(value, depth + 1)
 
-    def _text(self, text: str) -> str:
+    def _text(self, text: str, depth: int) -> str:
         if len(text) > _MAX_TEXT:
             return f"({len(text)} characters)"
         self.room -= len(text)
         if text.lstrip()[:1] in ("{", "["):  # JSON in a text, as in an error of a direct method
             try:
-                return _dumps(self.of(json.loads(text)))
+                return _dumps(self.of(json.loads(text), depth + 1))
             except ValueError:
                 pass
         return mask_words(text, keep=self._keep)

@@ -23,10 +23,12 @@ import secrets
 import shutil
 import socket
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
 from fwupdate_helpers.localhub.errors import LocalHubError
+from fwupdate_helpers.localhub.replacing import replace_file
 
 STATE_DIR_VARIABLE = "FWUPDATE_STATE_DIR"
 
@@ -51,13 +53,12 @@ class StateDir:
 
     @classmethod
     def default(cls) -> StateDir:
-        """Return the folder that ``FWUPDATE_STATE_DIR`` names, else one per user and per host."""
+        """Return the folder that ``FWUPDATE_STATE_DIR`` names, else one per user and computer."""
         if given := os.environ.get(STATE_DIR_VARIABLE):
             return cls(Path(given))
         from platformdirs import user_state_path
 
-        host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "host"
-        return cls(user_state_path("fwupdate-localhub", appauthor=False) / host)
+        return cls(user_state_path("fwupdate-localhub", appauthor=False) / _computer())
 
     @property
     def was_used(self) -> bool:
@@ -116,6 +117,15 @@ class StateDir:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _computer() -> str:
+    """Return a name of this computer: homes are shared by many, and each has a hub of its own."""
+    if sys.platform == "darwin":
+        # A Mac is called something else in every network, and must find its hub again: it has only
+        # one loopback address, so a second hub would find the port taken.
+        return "this-mac"
+    return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "host"
+
+
 def write_private(file: Path, content: bytes) -> None:
     """Write a file of mode 0600 in one step: readers see the old content or the new one."""
     temporary = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
@@ -125,7 +135,7 @@ def write_private(file: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(file)
+        replace_file(temporary, file)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

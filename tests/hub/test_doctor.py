@@ -128,8 +128,9 @@ def test_without_any_package_the_status_is_1_and_the_table_names_all_and_the_fix
     found = lines(ran)
     assert found["python"]["state"] == "ok"
     assert found["packages"]["state"] == "failure"
-    for name in ("azure-iot-device", "aiohttp", "matplotlib", "packaging", "jupyterlab"):
-        assert name in found["packages"]["found"]
+    if sys.version_info >= (3, 11):  # which reads TOML, and so knows what the kit needs
+        for name in ("azure-iot-device", "aiohttp", "matplotlib", "packaging", "jupyterlab"):
+            assert name in found["packages"]["found"]
     assert found["packages"]["commands"]
     assert found["update"]["state"] == "not checked"
     assert {line["state"] for line in found.values()} == {"ok", "failure", "not checked"}

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,33 @@ def test_run_prints_one_json_line_and_ends_with_0_on_a_signal(
     assert ready["pid"] == process.pid
     assert Path(ready["ca_file"]).read_text(encoding="ascii").startswith("-----BEGIN CERTIFICATE")
     assert not (tmp_path / "state" / "hub.json").exists()
+
+
+class HubWithFewFiles(HubProcess):
+    """A hub that is started with a low limit of open files, as macOS starts every process."""
+
+    program = (
+        "-c",
+        "import resource, sys\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        "from fwupdate_helpers.localhub.__main__ import main\n"
+        "sys.exit(main())",
+    )
+
+
+@posix
+def test_a_hub_serves_more_devices_than_its_limit_of_open_files_at_the_start(
+    tmp_path: Path,
+) -> None:
+    with HubWithFewFiles(tmp_path / "state") as hub, ExitStack() as stack:
+        place = (hub.ready["device_host"], hub.ready["device_port"])
+        for _ in range(100):
+            stack.enter_context(closing(socket.create_connection(place)))
+        context = tls.client_context(Path(hub.ca_file))
+        last = stack.enter_context(closing(socket.create_connection(place, timeout=60)))
+        with context.wrap_socket(last, server_hostname=place[0]) as secure:
+            assert secure.version() is not None
 
 
 def test_a_second_run_on_the_same_folder_is_refused_with_words(hub_process: HubProcess) -> None:

@@ -30,6 +30,7 @@ from fwupdate_helpers.doctor.packages import check_packages
 from fwupdate_helpers.doctor.python import NEWEST, OLDEST, check_interpreter, check_version
 from fwupdate_helpers.doctor.report import Finding, Line, failure, not_checked, ok, warning
 from fwupdate_helpers.doctor.table import as_text
+from tests.stand_in import PROCESSORS, chooses_stand_in, has_stand_in
 from tests.unit.test_project import pins, read_pyproject
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,7 +172,8 @@ def packages_in(site: Site, **other: Any) -> Finding:
 
 def test_the_packages_of_this_environment_are_as_pinned() -> None:
     found = check_packages(machine())
-    assert re.fullmatch(r"\d{2,} packages, as pinned", found.found)
+    told = "; uamqp is the kit's stand-in, without AMQP" if has_stand_in() else ""
+    assert re.fullmatch(rf"\d{{2,}} packages, as pinned{told}", found.found)
     assert found.state == "ok"
 
 
@@ -185,11 +187,31 @@ def test_a_missing_package_is_a_failure_with_the_command_that_installs_it(site: 
 
 def test_a_missing_package_of_a_package_is_a_failure_that_names_both(site: Site) -> None:
     site.remove("uamqp")
-    found = packages_in(site, processor="arm64")
+    found = packages_in(site)
     assert found.state == "failure"
     assert re.search(r"missing: uamqp [\d.]+, which azure-iot-hub needs", found.found)
-    assert "Rosetta" in found.fix
-    assert "Rosetta" not in packages_in(site, processor="x86_64").fix
+
+
+def test_where_uamqp_has_no_wheels_its_stand_in_is_named_if_it_is_chosen_there(site: Site) -> None:
+    site.remove("uamqp")
+    for system, processor in PROCESSORS:
+        fix = packages_in(site, system=system, processor=processor).fix
+        assert ("the kit's stand-in" in fix) is chooses_stand_in(system, processor), processor
+        assert ("no wheels" in fix) is (processor.lower() in ("arm64", "aarch64")), processor
+
+
+def test_the_stand_in_for_uamqp_is_as_good_as_pinned_and_is_told(site: Site) -> None:
+    site.set("uamqp", f"{pins()['uamqp'][0]}+standin")
+    found = packages_in(site)
+    assert found.state == "ok"
+    assert found.found.endswith(" as pinned; uamqp is the kit's stand-in, without AMQP")
+
+
+def test_the_stand_in_for_another_uamqp_than_the_pinned_one_is_a_warning(site: Site) -> None:
+    site.set("uamqp", "1.6.9+standin")
+    found = packages_in(site)
+    assert found.state == "warning"
+    assert "uamqp 1.6.9+standin (pinned 1." in found.found
 
 
 def test_a_version_outside_the_declared_range_is_a_failure(site: Site) -> None:
@@ -226,7 +248,7 @@ def test_without_packaging_the_missing_ones_are_named_all_the_same(site: Site) -
 def test_a_kit_that_is_not_installed_is_a_failure(tmp_path: Path) -> None:
     found = check_packages(machine(path=[str(tmp_path)], checkout=tmp_path))
     assert found.state == "failure"
-    assert found.commands[-1].endswith("-m pip install -c constraints.txt -e .")
+    assert found.commands[-1].endswith("-m pip install -r requirements.txt")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +256,7 @@ def test_a_kit_that_is_not_installed_is_a_failure(tmp_path: Path) -> None:
     [
         (".made-by-make", "make -B env"),
         ("conda-meta/history", "conda env update -p {prefix} -f environment.yml"),
-        ("pyvenv.cfg", "{python} -m pip install -c constraints.txt -e ."),
+        ("pyvenv.cfg", "{python} -m pip install -r requirements.txt"),
     ],
 )
 def test_the_install_command_is_that_of_the_environment(

@@ -212,8 +212,11 @@ def test_what_is_no_secret_stays(text: str) -> None:
 
 
 def test_a_body_that_nests_deep_is_counted() -> None:
-    deep = b'{"apiKey":"k","a":' + b"[" * 700 + b"1" + b"]" * 700 + b"}"
-    assert mask_body(deep) == f"({len(deep)} bytes that are no JSON)"
+    for levels in (101, 700, 7_000):
+        deep = b'{"apiKey":"k","a":' + b"[" * levels + b"1" + b"]" * levels + b"}"
+        assert mask_body(deep) == f"({len(deep)} bytes, nested too deep to look into)"
+    in_a_text = json.dumps({"apiKey": "k", "Message": "[" * 99 + "]" * 99})
+    assert mask_body(in_a_text.encode()).count("[") == 99
 
 
 def test_an_image_that_somebody_takes_for_a_device_is_not_shown() -> None:
