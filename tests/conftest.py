@@ -18,6 +18,30 @@ azure_mode.take_real_hub(os.environ)
 os.environ["FWUPDATE_IOTHUB_WEBSOCKETS"] = ""
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each worker begin with its share of the long tests: the last ones to end are short then.
+
+    pytest-xdist gives each worker a run of tests that follow each other, and lets idle workers take
+    from the end of the longest queue (``--dist=worksteal``).
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    long_ones = [item for item in items if _is_long(item)]
+    others = [item for item in items if not _is_long(item)]
+    ordered: list[pytest.Item] = []
+    for number in range(workers):
+        size = (len(items) - len(ordered)) // (workers - number)
+        share = long_ones[number::workers]
+        room = max(0, size - len(share))
+        ordered += share + others[:room]
+        del others[:room]
+    items[:] = ordered
+
+
+def _is_long(item: pytest.Item) -> bool:
+    in_browser_or_kernel = {"browser", "notebooks"} & {part.name for part in item.path.parents}
+    return bool(in_browser_or_kernel) or item.get_closest_marker("long") is not None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shared_hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give `connect_hub` a state folder of its own, and stop its hub at the end."""

@@ -26,6 +26,7 @@ from tests.rollouts import SIMULATED, Bench
 from tests.support import reported
 
 
+@pytest.mark.long
 def test_a_bad_image_touches_the_first_wave_of_200_devices_and_every_device_still_boots(
     bench: Bench, tmp_path: Path
 ) -> None:

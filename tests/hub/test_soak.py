@@ -42,6 +42,7 @@ def patient() -> RetryPolicy:
     )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_hundred_updates_reach_a_truthful_end_while_calls_fail_and_connections_drop(
     bench: Bench,

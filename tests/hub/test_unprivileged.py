@@ -27,6 +27,7 @@ RELEVANT = (
 """What rights may matter to; all of the three files pass too, and take three times as long."""
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="capabilities are Linux's")
 @pytest.mark.timeout(300)
 def test_the_process_tests_pass_without_the_rights_of_root() -> None:

@@ -25,7 +25,7 @@ import psutil
 import pytest
 from platformdirs import user_state_path
 
-from fwupdate_helpers import apps, hub
+from fwupdate_helpers import apps, attendees, hub
 from fwupdate_helpers.firmware import flash, keys
 from fwupdate_helpers.fleet import crew
 from fwupdate_helpers.fleet.states import FleetStates
@@ -234,7 +234,7 @@ def test_on_windows_a_service_without_a_user_has_device_ids(
     def no_pwd() -> str:  # what getpass does there before Python 3.13
         raise ModuleNotFoundError("No module named 'pwd'")
 
-    fake_platform(monkeypatch, "windows", hub)
+    fake_platform(monkeypatch, "windows", attendees)
     monkeypatch.setattr(getpass, "getuser", no_pwd)
     monkeypatch.delenv("JUPYTERHUB_USER", raising=False)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)

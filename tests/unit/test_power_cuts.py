@@ -137,10 +137,12 @@ def test_after_a_power_cut_at_any_call_a_verified_image_runs_and_the_twin_is_tru
     assert count > 60
 
 
+@pytest.mark.long
 def test_after_a_power_cut_at_the_factory_the_board_is_made_all_the_same(shop: Shop) -> None:
     assert try_every_cut(shop, GOOD, blank=True) > 80
 
 
+@pytest.mark.long
 def test_a_service_that_asks_again_after_any_cut_gets_its_update(shop: Shop) -> None:
     for number in range(len(calls_of(shop, GOOD))):
         world = shop.world()
@@ -181,6 +183,7 @@ def test_an_image_that_changes_behind_a_power_cut_is_never_mixed(shop: Shop) -> 
 CUT = st.tuples(st.integers(0, 150), st.none() | st.integers(0, 2**32))
 
 
+@pytest.mark.long
 @settings(
     max_examples=500,
     deadline=None,

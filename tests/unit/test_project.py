@@ -276,6 +276,7 @@ def checkout() -> Iterator[Path]:
         yield target
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_conda_can_install_the_pip_section_into_an_empty_environment(checkout: Path) -> None:
     venv = checkout.parent / "venv"
