@@ -41,10 +41,6 @@ APPLYING: Final = "applying"
 REBOOTING: Final = "rebooting"
 ERROR: Final = "error"
 ROLLED_BACK: Final = "rolledback"
-UPDATE_STATUSES: Final = (
-    *(CURRENT, DOWNLOADING, VERIFYING, APPLYING, REBOOTING),
-    *(ERROR, ROLLED_BACK),
-)
 
 CODE_BAD_DESIRED: Final = "badDesired"
 """Error code of a desired `firmware` that lacks a part or has a bad one."""

@@ -13,7 +13,7 @@ from fwupdate_helpers.connection_string import Secret, read_device_key
 from fwupdate_helpers.errors import DeviceNotFound, HubUnavailable
 from fwupdate_helpers.hub_access import HubAccess, PolicyAccess, SignedInAccess
 from fwupdate_helpers.hub_clients import HubClients
-from fwupdate_helpers.identities import retried
+from fwupdate_helpers.hub_requests import retried
 from fwupdate_helpers.kit_devices import KitDevices
 from fwupdate_helpers.retry_log import RetryLog
 from fwupdate_helpers.retry_rules import Operation
@@ -168,7 +168,12 @@ class Hub(HubClients):
 
     def _read_key(self, device_id: str) -> str:
         return read_device_key(
-            retried(self, device_id, lambda: self.registry.get_device(device_id))
+            self._retried(device_id, lambda: self.registry.get_device(device_id))
+        )
+
+    def _retried(self, device_id: str, request: Callable[[], T]) -> T:
+        return retried(
+            request, operation=Operation.IDENTITY, device_id=device_id, on_retry=self.retries
         )
 
     def delete_device(self, device_id: str) -> None:
@@ -179,7 +184,7 @@ class Hub(HubClients):
             HubUnavailable: The hub does not answer.
         """
         try:
-            retried(self, device_id, lambda: self.registry.delete_device(device_id))
+            self._retried(device_id, lambda: self.registry.delete_device(device_id))
         except DeviceNotFound:
             return
 
@@ -201,7 +206,7 @@ class Hub(HubClients):
         Example:
             >>> job = hub.patiently(hub.jobs.get_scheduled_job, "my-job")  # doctest: +SKIP
         """
-        return retried(self, "", lambda: call(*arguments, **keywords), Operation.REQUEST)
+        return retried(lambda: call(*arguments, **keywords), on_retry=self.retries)
 
     # -- what the kit has made on a hub -----------------------------------------------------------
 
@@ -226,7 +231,7 @@ class Hub(HubClients):
 
         tags = Twin(tags=self.kit_tags)
         try:
-            retried(self, device_id, lambda: self.registry.update_twin(device_id, tags))
+            self._retried(device_id, lambda: self.registry.update_twin(device_id, tags))
         except DeviceNotFound:
             return
 

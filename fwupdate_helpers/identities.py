@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from fwupdate_helpers.connection_string import Secret
 from fwupdate_helpers.errors import FirmwareUpdateError
+from fwupdate_helpers.hub_requests import retried
 from fwupdate_helpers.retry_rules import Operation
 
 if TYPE_CHECKING:
@@ -119,21 +120,12 @@ def send_identities(
 
 
 def _send_part(hub: Hub, items: list[Any]) -> Any:
-    return retried(hub, items[0].id, lambda: hub.registry.bulk_create_or_update_devices(items))
-
-
-def retried(
-    hub: Hub, device_id: str, request: Callable[[], T], operation: Operation = Operation.IDENTITY
-) -> T:
-    """Make a request that does no harm when it comes twice; the hub's `retries` tell of it."""
-    from fwupdate_helpers.retries import RetryPolicy
-    from fwupdate_helpers.sdk_errors import hub_errors
-
-    def once() -> T:
-        with hub_errors(device_id):
-            return request()
-
-    return RetryPolicy().call(once, operation=operation, device_id=device_id, on_retry=hub.retries)
+    return retried(
+        lambda: hub.registry.bulk_create_or_update_devices(items),
+        operation=Operation.IDENTITY,
+        device_id=items[0].id,
+        on_retry=hub.retries,
+    )
 
 
 def _passed_over(result: Any, harmless: frozenset[str]) -> list[str]:

@@ -11,9 +11,9 @@ from fwupdate_helpers import contract
 from fwupdate_helpers.contract_firmware import CURRENT, desired_outcome
 from fwupdate_helpers.errors import UpdateFailed, UpdateTimeout
 from fwupdate_helpers.hub_pace import pace_of
+from fwupdate_helpers.hub_requests import retried
 from fwupdate_helpers.reported import reported_error, update_outcome
 from fwupdate_helpers.retries import OnRetry, Operation, RetryPolicy
-from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
@@ -41,13 +41,13 @@ def read_twin(
     Raises:
         FirmwareUpdateError: The hub was not reached or refused the request; see `hub_errors`.
     """
-
-    def read() -> Twin:
-        with hub_errors(device_id):
-            return registry.get_twin(device_id)
-
-    chosen = policy or RetryPolicy()
-    return chosen.call(read, operation=Operation.TWIN, device_id=device_id, on_retry=on_retry)
+    return retried(
+        lambda: registry.get_twin(device_id),
+        operation=Operation.TWIN,
+        device_id=device_id,
+        policy=policy,
+        on_retry=on_retry,
+    )
 
 
 def watch_update(

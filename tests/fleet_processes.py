@@ -14,7 +14,7 @@ import psutil
 from fwupdate_helpers.errors import UpdateFailed
 from fwupdate_helpers.hub import Hub
 from fwupdate_helpers.service import invoke_firmware_update, wait_for_update
-from tests.support import HubProcess, run_python
+from tests.support import HubProcess, told_python
 
 Json = dict[str, Any]
 
@@ -51,14 +51,8 @@ def owner(
         "ca_file": hub.ca_file,
     }
     given = {"hub": about, "size": size, "options": {"stage_seconds": 0.0, **options}}
-    with run_python(OWNER + code) as process:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(given) + "\n")
-        process.stdin.flush()
-        try:
-            yield process
-        finally:
-            process.kill()
+    with told_python(OWNER + code, given) as process:
+        yield process
 
 
 def told(process: subprocess.Popen[str]) -> Json:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from azure.iot.device import IoTHubDeviceClient, MethodResponse
+from azure.iot.hub import IoTHubRegistryManager
 from msrest.exceptions import HttpOperationError
 
+from fwupdate_helpers.errors import UpdateFailed
+from fwupdate_helpers.service import wait_for_update
+from tests.support import reported
+
+Json = dict[str, Any]
 Connect = Callable[..., IoTHubDeviceClient]
 """Connects a client with a connection string; other options of the SDK as keywords."""
 
@@ -30,3 +37,21 @@ def refusal(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[
     with pytest.raises(HttpOperationError) as error:
         call(*arguments, **options)
     return error.value.response.status_code, error.value.response.headers["iothub-errorcode"]
+
+
+class DeviceService:
+    """A service that has to do with one device, and what the twin tells it."""
+
+    def __init__(self, registry: IoTHubRegistryManager, device_id: str) -> None:
+        self.registry, self.device_id = registry, device_id
+
+    def end_of(self, update_id: str) -> Json:
+        """Wait for the end of an update, good or bad, and return the reported properties."""
+        with suppress(UpdateFailed):
+            wait_for_update(self.registry, self.device_id, update_id, interval=0.02, timeout=60)
+        return self.twin
+
+    @property
+    def twin(self) -> Json:
+        """The reported properties."""
+        return reported(self.registry, self.device_id)

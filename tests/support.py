@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,19 @@ def run_python(code: str, *arguments: str, **options: Any) -> subprocess.Popen[s
         text=True,
         **options,
     )
+
+
+@contextmanager
+def told_python(code: str, given: Json) -> Iterator[subprocess.Popen[str]]:
+    """Run Python code that first reads a line of JSON; it is killed at the end if it still runs."""
+    with run_python(code) as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(given) + "\n")
+        process.stdin.flush()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def settle(state: StateDir, *, address: str | None = None) -> None:

@@ -82,11 +82,6 @@ class Machine:
         return self.system == "win32"
 
     @property
-    def is_clone(self) -> bool:
-        """Whether the package lies in a clone of the kit, with its pins and its Makefile."""
-        return (self.checkout / "constraints.txt").is_file()
-
-    @property
     def is_conda(self) -> bool:
         """Whether the running Python is one of conda's."""
         return (self.prefix / "conda-meta").is_dir()

@@ -18,8 +18,6 @@ T = TypeVar("T")
 Choices = Sequence[T] | Mapping[T, float]
 """Values to choose from: a sequence of equally likely ones, or a mapping from each to its share."""
 
-Tags = dict[str, Any]
-
 _POWER_LOSS_STAGES: Final = (contract.DOWNLOADING, contract.APPLYING, contract.REBOOTING)
 
 
@@ -112,11 +110,6 @@ class Mix:
 def frozen_tags(tags: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return tags that cannot be changed by accident."""
     return MappingProxyType(dict(tags))
-
-
-def values_of(choices: Choices[T]) -> tuple[T, ...]:
-    """Return all values that there are to choose from."""
-    return tuple(choices)
 
 
 def _choose(dice: random.Random, choices: Choices[T]) -> T:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from fwupdate_helpers.contract import Json
 from fwupdate_helpers.contract_firmware import CURRENT, DESIRED, desired_outcome
 from fwupdate_helpers.errors import DeviceNotFound, HubRequestError
-from fwupdate_helpers.retries import OnRetry, Operation, RetryPolicy
+from fwupdate_helpers.hub_requests import retried
+from fwupdate_helpers.retries import OnRetry, RetryPolicy
 from fwupdate_helpers.rollout.judging import Answer, Reply
 from fwupdate_helpers.rollout.orders import is_missing
 from fwupdate_helpers.rollout.terms import TAG, Terms
-from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
     from azure.iot.hub.models import Configuration
@@ -132,13 +132,7 @@ class ConfigurationOrders:
         )
 
     def _call(self, request: Callable[[], T]) -> T:
-        def once() -> T:
-            with hub_errors():
-                return request()
-
-        return self._policy.call(
-            once, operation=Operation.IDENTITY, device_id="", on_retry=self._on_retry
-        )
+        return retried(request, policy=self._policy, on_retry=self._on_retry)
 
 
 def _quoted(etag: str) -> str:

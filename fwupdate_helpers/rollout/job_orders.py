@@ -6,16 +6,17 @@ Source: "Schedule jobs on multiple devices" (IoT Hub developer guide) and the SD
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.contract import Json
 from fwupdate_helpers.errors import DeviceNotFound, HubRequestError, HubThrottled
+from fwupdate_helpers.hub_requests import retried
 from fwupdate_helpers.queries import query_twins
 from fwupdate_helpers.reported import section
-from fwupdate_helpers.retries import OnRetry, Operation, RetryPolicy
+from fwupdate_helpers.retries import OnRetry, RetryPolicy
 from fwupdate_helpers.rollout.judging import Answer, Reply
 from fwupdate_helpers.rollout.orders import (
     OFFLINE,
@@ -24,13 +25,14 @@ from fwupdate_helpers.rollout.orders import (
     is_missing,
 )
 from fwupdate_helpers.rollout.terms import Terms
-from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
     from azure.iot.hub.models import JobRequest
 
     from fwupdate_helpers.hub import Hub
+
+T = TypeVar("T")
 
 _OF_JOB: Final = "SELECT * FROM devices.jobs WHERE devices.jobs.jobId ="
 _ANSWER_SECONDS: Final = 30
@@ -178,14 +180,8 @@ class JobOrders:
             if error.status not in (400, 404, 409):  # it has ended by itself meanwhile
                 raise
 
-    def _call(self, request: Any) -> Any:
-        def once() -> Any:
-            with hub_errors():
-                return request()
-
-        return self._policy.call(
-            once, operation=Operation.IDENTITY, device_id="", on_retry=self._on_retry
-        )
+    def _call(self, request: Callable[[], T]) -> T:
+        return retried(request, policy=self._policy, on_retry=self._on_retry)
 
 
 def too_many_jobs(error: HubRequestError) -> bool:

@@ -10,7 +10,7 @@ from fwupdate_helpers.errors import DeviceNotFound, FirmwareUpdateError
 from fwupdate_helpers.queries import query_twins, twins_query
 from fwupdate_helpers.retries import OnRetry, RetryPolicy
 from fwupdate_helpers.rollout.calls import CallPool
-from fwupdate_helpers.rollout.terms import TAG, Tag, Terms, read_tag
+from fwupdate_helpers.rollout.terms import Tag, Terms, read_tag
 from fwupdate_helpers.watching import read_twin
 
 if TYPE_CHECKING:
@@ -107,6 +107,3 @@ class Members:
             each: tag for each, tag in tags.items() if tag is not None and tag.run == terms.run
         }
         return dict(sorted(known.items(), key=lambda item: (item[1].wave, item[0])))
-
-
-__all__ = ["TAG", "Members"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fwupdate_helpers.contract import Json
+from fwupdate_helpers.hub_requests import retried
 from fwupdate_helpers.retries import OnRetry, Operation, RetryPolicy
 from fwupdate_helpers.rollout.terms import TAG
-from fwupdate_helpers.sdk_errors import hub_errors
 
 if TYPE_CHECKING:
     from azure.iot.hub import IoTHubRegistryManager
@@ -44,10 +44,11 @@ def write_tag(
     """
     from azure.iot.hub.models import Twin
 
-    def write() -> Twin:
-        with hub_errors(device_id):
-            return registry.update_twin(device_id, Twin(tags={TAG: patch}), etag)
-
-    return (policy or RetryPolicy()).call(
-        write, operation=Operation.TWIN, device_id=device_id, on_retry=on_retry
+    tags = Twin(tags={TAG: patch})
+    return retried(
+        lambda: registry.update_twin(device_id, tags, etag),
+        operation=Operation.TWIN,
+        device_id=device_id,
+        policy=policy,
+        on_retry=on_retry,
     )

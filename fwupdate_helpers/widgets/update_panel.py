@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
 import inspect
-import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.errors import UpdateTimeout
-from fwupdate_helpers.hang_up import HangUp, HungUp
+from fwupdate_helpers.hang_up import HungUp
 from fwupdate_helpers.retries import RetryPolicy
 from fwupdate_helpers.retry_log import Retry, RetryLog
 from fwupdate_helpers.service import cancel_firmware_update, invoke_firmware_update
+from fwupdate_helpers.widgets.live_view import LiveView
 from fwupdate_helpers.widgets.panel_widgets import PanelWidgets
 from fwupdate_helpers.widgets.picture import Picture
 from fwupdate_helpers.widgets.twin_reader import TwinReader, service_client
@@ -36,24 +33,20 @@ from fwupdate_helpers.widgets.view import (
 from fwupdate_helpers.widgets.worker import Worker
 
 if TYPE_CHECKING:
+    from azure.iot.hub import IoTHubRegistryManager
+
     from fwupdate_helpers.device import SimulatedDevice
     from fwupdate_helpers.events import DeviceEvent
     from fwupdate_helpers.hub import Hub
 
 ANSWER_SECONDS: Final = 20
 """How long the device may take to answer a press."""
-CLOSE_SECONDS: Final = 30.0
-"""How long `UpdatePanel.close` waits for what nobody can end: a device that says goodbye."""
 _TURN_SECONDS: Final = 0.25
 _LANES: Final = ("service", "power", "restart", "picture")
 """What may take long and must hold up neither the watching nor the others."""
 
-_log = logging.getLogger(__name__)
-_panels: dict[tuple[str, str], UpdatePanel] = {}
-_panels_lock = threading.Lock()
 
-
-class UpdatePanel:
+class UpdatePanel(LiveView[PanelView]):
     """Shows the firmware updates of one device while they run, and starts, cancels, disturbs them.
 
     It shows what the device twin tells, so updates that another cell or another process has started
@@ -93,33 +86,27 @@ class UpdatePanel:
     ) -> None:
         self._order: Mapping[str, Any] = {} if order is None else order
         _check_order(self._order)
-        interval = hub.pace.panel if interval is None else interval
-        if interval <= 0:
-            raise ValueError("interval must be more than zero seconds.")
-        self._hub, self._device, self._interval = hub, device, interval
-        self.error: Exception | None = None
-        self._view = PanelView(READING, f"{READING} · 0 % · time left not known yet")
-        self._note: Note | None = None
+        super().__init__(
+            hub,
+            kind="panel",
+            about=device.device_id,
+            view=PanelView(READING, f"{READING} · 0 % · time left not known yet"),
+            interval=hub.pace.panel if interval is None else interval,
+            turn_seconds=_TURN_SECONDS,
+        )
+        self._device = device
         self._retries = RetryLog()
         self._presses = self._presses_done = self._presses_seen = 0
         self._events_seen: tuple[DeviceEvent, ...] = ()
-        self._changed = threading.Condition()
-        self._wake, self._ended = threading.Event(), threading.Event()
-        self._hub_closed = self._is_over = False
-        self._hang_up = HangUp()
         name = f"panel-{device.device_id}"
         self._workers = {lane: Worker(f"{name}-{lane}") for lane in _LANES}
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._widgets = PanelWidgets(device.device_id)
-        self._picture, self._is_drawing = Picture(self._widgets.show_picture), False
+        self._picture = Picture(self._widgets.show_picture)
         self._set_up_buttons()
-        self._take_place()
-        self._forget_hub = hub.call_on_close(self._end_with_hub)
-        self._thread.start()
+        self._begin(name, widgets=self._widgets, workers=list(self._workers.values()))
 
     def _set_up_buttons(self) -> None:
         buttons = self._widgets.buttons
-        self.widget = self._widgets.root
         self.start_button, self.cancel_button = buttons[START], buttons[CANCEL]
         self.power_button, self.restart_button = buttons[POWER_CUT], buttons[RESTART]
         self._widgets.on_press(START, lambda: self._press("service", self._start_update))
@@ -128,90 +115,11 @@ class UpdatePanel:
         self._widgets.on_press(POWER_CUT, lambda: self._press("power", self._device.power_cut))
         self._widgets.on_press(RESTART, lambda: self._press("restart", self._restart_device))
 
-    def _take_place(self) -> None:
-        key = (self._hub.host_name, self._device.device_id)
-        with _panels_lock:
-            older, _panels[key] = _panels.get(key), self
-        if older is not None:
-            older.close()
+    def _is_settled(self) -> bool:
+        return self._presses == self._presses_seen
 
-    def __repr__(self) -> str:
-        return f"UpdatePanel({self._device.device_id!r}, {self.text!r})"
-
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        return self.widget._repr_mimebundle_(**options)
-
-    # -- what a cell or a test asks ---------------------------------------------------------------
-
-    @property
-    def view(self) -> PanelView:
-        """What the panel shows now."""
-        return self._view
-
-    @property
-    def text(self) -> str:
-        """The line that tells state, percent and time left."""
-        return self._view.text
-
-    def wait_for(
-        self, wanted: str | Callable[[PanelView], bool], *, timeout: float = 60.0
-    ) -> PanelView:
-        """Wait until the panel shows something, with all presses worked off; return its view.
-
-        Args:
-            wanted: A state such as ``downloading`` or ``completed`` (`view` has them all), or a
-                function that tells whether a view is the one.
-            timeout: Seconds after which to give up.
-
-        Raises:
-            UpdateTimeout: It did not show in time, or the panel has ended.
-        """
-
-        def fits() -> bool:
-            view = self._view
-            return self._presses == self._presses_seen and (
-                view.state == wanted if isinstance(wanted, str) else wanted(view)
-            )
-
-        with self._changed:
-            self._changed.wait_for(lambda: fits() or self._is_over, timeout)
-            if fits():
-                return self._view
-        what = f"{wanted!r}" if isinstance(wanted, str) else "what was waited for"
-        seen, advice = "The panel does not show", "Wait longer."
-        if self._is_over:
-            seen, advice = "The panel is closed and did not show", "Run the panel's cell again."
-        raise UpdateTimeout(
-            self._device.device_id,
-            f"{seen} {what} but: {self.text}. {self._view.message.text} {advice}",
-        )
-
-    def close(self) -> None:
-        """End the panel's threads and take it off the page; harmless when that is done.
-
-        A request that waits for its answer is ended at once. A direct method that the hub has
-        passed on already runs all the same: the twin tells what became of it.
-        """
-        self._forget_hub()
-        self._end()
-        self._widgets.close()
-        with _panels_lock:
-            for key in [key for key, panel in _panels.items() if panel is self]:
-                del _panels[key]
-
-    def _end_with_hub(self) -> None:
-        self._hub_closed = True
-        self._end()
-
-    def _end(self) -> None:
-        self._ended.set()
-        self._hang_up.end()
-        self._wake.set()
-        give_up = time.monotonic() + CLOSE_SECONDS
-        if self._thread is not threading.current_thread():
-            self._thread.join(CLOSE_SECONDS)
-        for worker in self._workers.values():
-            worker.close(max(0.0, give_up - time.monotonic()))
+    def _not_shown(self, message: str) -> UpdateTimeout:
+        return UpdateTimeout(self._device.device_id, message)
 
     # -- the presses ------------------------------------------------------------------------------
 
@@ -286,63 +194,24 @@ class UpdatePanel:
 
     # -- the background thread --------------------------------------------------------------------
 
-    def _run(self) -> None:
-        try:
-            with service_client(self._hub, self._hang_up) as registry:
-                self._watch(
-                    TwinReader(
-                        registry,
-                        self._device.device_id,
-                        self._interval,
-                        forgotten=self._hub.pace.forgotten,
-                    )
-                )
-        except Exception as error:
-            self._tell(error)
-        finally:
-            with self._changed:
-                self._is_over = True
-                self._changed.notify_all()
-
-    def _watch(self, reader: TwinReader) -> None:
+    def _new_look(self, registry: IoTHubRegistryManager) -> Callable[[], None]:
+        reader = TwinReader(
+            registry,
+            self._device.device_id,
+            self._interval,
+            forgotten=self._hub.pace.forgotten,
+        )
         viewer = PanelReader()
-        while not self._ended.is_set():
-            self._wake.clear()
-            self._turn(reader, viewer)
-            if not self._ended.is_set():
-                self._wake.wait(min(self._interval, _TURN_SECONDS))
-        if self._hub_closed:
-            self._turn(reader, viewer)
+        return lambda: self._show_what_is_new(reader, viewer)
 
-    def _turn(self, reader: TwinReader, viewer: PanelReader) -> None:
-        """Look once, and show what is new; whatever goes wrong is shown, too."""
-        try:
-            events = tuple(self._device.events)
-            seen = self._read(reader, events)
-            view = viewer.view(self._look(reader, events, busy=self._presses != seen))
-            self._widgets.show(view)
-            self._publish(view, seen)
-            if not self._is_drawing and self._picture.is_due(view):
-                self._is_drawing = True
-                self._workers["picture"].submit(lambda: self._draw(view))
-        except HungUp:
-            return  # the panel was closed meanwhile
-        except Exception as error:
-            self._tell(error)
-
-    def _draw(self, view: PanelView) -> None:
-        try:
-            self._picture.draw(view)
-        except Exception as error:
-            self._tell(error)
-        finally:
-            self._is_drawing = False
-
-    def _tell(self, error: Exception) -> None:
-        self.error, self._note = error, Note(error_words(error), is_error=True)
-        _log.warning("The panel of %s: %r", self._device.device_id, error)
-        with suppress(Exception):  # it was the showing itself that failed
-            self._widgets.show_message(self._note)
+    def _show_what_is_new(self, reader: TwinReader, viewer: PanelReader) -> None:
+        events = tuple(self._device.events)
+        seen = self._read(reader, events)
+        view = viewer.view(self._look(reader, events, busy=self._presses != seen))
+        self._widgets.show(view)
+        self._publish(view, seen)
+        if not self._is_drawing and self._picture.is_due(view):
+            self._draw_in(self._workers["picture"], lambda: self._picture.draw(view))
 
     def _read(self, reader: TwinReader, events: tuple[DeviceEvent, ...]) -> int:
         """Read the twin when it is time; return how many presses what was read knows of."""
@@ -385,10 +254,3 @@ def _check_order(order: Mapping[str, Any]) -> None:
     unknown = ", ".join(sorted(set(order) - known))
     if unknown:
         raise TypeError(f"order has {unknown}; invoke_firmware_update takes {sorted(known)}.")
-
-
-@atexit.register
-def _end_all() -> None:
-    """End the threads before the interpreter goes away under them."""
-    for panel in list(_panels.values()):
-        panel._end()

@@ -13,12 +13,13 @@ from azure.iot.device import IoTHubDeviceClient
 from fwupdate_helpers.device import SimulatedDevice
 from tests.downloads import SMALL
 from tests.image_server import ImageServer
-from tests.images import hub_of
+from tests.images import Publisher, hub_of
 from tests.raw_mqtt import OpenDevice, RawDevice
 from tests.rest import create_device
 from tests.rollouts import Bench
 from tests.sdk import Connect
 from tests.support import HubProcess
+from tests.unruly_hub import UnrulyHub
 
 
 @pytest.fixture
@@ -84,6 +85,20 @@ def bench(hub_process: HubProcess, tmp_path: Path) -> Iterator[Bench]:
         bench = Bench(hub, tmp_path)
         yield bench
         bench.close()
+
+
+@pytest.fixture
+def publisher(hub_process: HubProcess, tmp_path: Path) -> Iterator[Publisher]:
+    """Return a publisher of images, with its boards, on `hub_process`."""
+    with hub_of(hub_process) as hub:
+        yield Publisher(hub, tmp_path)
+
+
+@pytest.fixture
+def unruly(hub_process: HubProcess) -> Iterator[UnrulyHub]:
+    """Return a way to `hub_process` on which requests fail as a test wants."""
+    with UnrulyHub(hub_process) as hub:
+        yield hub
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +18,7 @@ from fwupdate_helpers.contract_firmware import (
     desired_update_id,
 )
 from fwupdate_helpers.device import LinkPolicy, SimulatedDevice
-from fwupdate_helpers.errors import UpdateFailed, UpdateRejected
+from fwupdate_helpers.errors import UpdateRejected
 from fwupdate_helpers.merge import difference
 from fwupdate_helpers.service import (
     cancel_firmware_update,
@@ -28,10 +26,11 @@ from fwupdate_helpers.service import (
     wait_for_update,
 )
 from fwupdate_helpers.timeline import UpdateTimeline
-from tests.images import Publisher, hub_of
+from tests.images import Publisher
 from tests.raw_mqtt import PUBLISH
 from tests.rest import wait_for
-from tests.support import HubProcess, reported
+from tests.sdk import DeviceService
+from tests.support import HubProcess
 from tests.unruly_mqtt import UnrulyMqtt
 
 Json = dict[str, Any]
@@ -44,17 +43,8 @@ SECOND, THIRD = desired_firmware("test.com", "2.0.0"), desired_firmware("test.co
 until = partial(wait_for, seconds=60)
 
 
-@pytest.fixture
-def publisher(hub_process: HubProcess, tmp_path: Path) -> Iterator[Publisher]:
-    with hub_of(hub_process) as hub:
-        yield Publisher(hub, tmp_path)
-
-
-class Service:
+class Service(DeviceService):
     """What a service does with one device's twin."""
-
-    def __init__(self, registry: IoTHubRegistryManager, device_id: str) -> None:
-        self.registry, self.device_id = registry, device_id
 
     def desire(self, content: Any, **others: Any) -> str:
         """Set the desired firmware, all of it, and return the id of its update."""
@@ -64,20 +54,10 @@ class Service:
         self.registry.update_twin(self.device_id, Twin(properties=properties), "*")
         return desired_update_id(content)
 
-    def end_of(self, update_id: str) -> Json:
-        """Wait for the end, good or bad, and return the reported properties."""
-        with suppress(UpdateFailed):
-            wait_for_update(self.registry, self.device_id, update_id, interval=0.02, timeout=60)
-        return self.twin
-
     def seen(self, update_id: str) -> Json:
         """Wait until the update has begun, and return the reported properties."""
         until(lambda: self.twin.get("firmwareUpdate", {}).get("updateId") == update_id)
         return self.twin
-
-    @property
-    def twin(self) -> Json:
-        return reported(self.registry, self.device_id)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,18 +17,12 @@ from fwupdate_helpers.errors import HubUnauthorized, UpdateFailed
 from fwupdate_helpers.firmware import DownloadPolicy
 from fwupdate_helpers.service import invoke_firmware_update, wait_for_update
 from fwupdate_helpers.timeline import UpdateTimeline
-from tests.images import SIZE, Publisher, hub_of
+from tests.images import SIZE, Publisher
 from tests.rest import wait_for
-from tests.support import HubProcess, reported
+from tests.support import reported
 
 Json = dict[str, Any]
 NewDevice = Callable[..., SimulatedDevice]
-
-
-@pytest.fixture
-def publisher(hub_process: HubProcess, tmp_path: Path) -> Iterator[Publisher]:
-    with hub_of(hub_process) as hub:
-        yield Publisher(hub, tmp_path)
 
 
 @pytest.fixture

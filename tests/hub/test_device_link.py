@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from azure.iot.device import IoTHubDeviceClient
+from azure.iot.device.aio import IoTHubDeviceClient as AsyncClient
 from azure.iot.hub import IoTHubRegistryManager
 from azure.iot.hub.models import CloudToDeviceMethod
 
@@ -347,6 +348,24 @@ def test_a_line_that_is_bad_for_long_is_no_second_client(
     wait_for(lambda: twin_reads(line) > reads, seconds=20)  # it has asked the hub
     assert update(registry, device_id)["firmwareStatus"] == "completed"
     assert device.error is None
+
+
+def test_a_connection_that_is_lost_as_it_is_made_is_made_again(
+    device: SimulatedDevice, line: UnrulyMqtt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, losses = AsyncClient.connect, [1]
+
+    async def connect_and_lose(client: AsyncClient) -> None:
+        await connect(client)
+        if losses:
+            losses.pop()
+            line.cut()
+            while client.connected:
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(AsyncClient, "connect", connect_and_lose)
+    device.start()
+    assert times_connected(device) >= 2
 
 
 def test_a_network_thread_that_dies_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -15,7 +14,7 @@ from fwupdate_helpers import contract
 from fwupdate_helpers.device import SimulatedDevice
 from fwupdate_helpers.errors import UpdateFailed
 from fwupdate_helpers.service import invoke_firmware_update, wait_for_update
-from tests.support import HubProcess, device_connection_string, run_python
+from tests.support import HubProcess, device_connection_string, told_python
 
 DEVICE = """
 import json, sys
@@ -42,15 +41,9 @@ def device_process(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run `DEVICE`; it is killed at the end, unless it has ended by itself."""
     options = {**hub.device_options, **options}
-    with run_python(DEVICE) as process:
-        assert process.stdin is not None
-        given = {"string": string, "options": options, "until": until}
-        process.stdin.write(json.dumps(given) + "\n")
-        process.stdin.flush()
-        try:
-            yield process
-        finally:
-            process.kill()
+    given = {"string": string, "options": options, "until": until}
+    with told_python(DEVICE, given) as process:
+        yield process
 
 
 def read_until(process: subprocess.Popen[str], kind: str) -> list[str]:

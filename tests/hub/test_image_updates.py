@@ -7,9 +7,8 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fwupdate_helpers import contract
 from fwupdate_helpers.device import SimulatedDevice
-from fwupdate_helpers.errors import UpdateFailed, UpdateRejected
+from fwupdate_helpers.errors import UpdateRejected
 from fwupdate_helpers.firmware import DownloadPolicy
 from fwupdate_helpers.firmware.agent import UpdateAgent
 from fwupdate_helpers.firmware.image import MAGIC
@@ -30,39 +29,22 @@ from fwupdate_helpers.service import (
 )
 from fwupdate_helpers.timeline import UpdateTimeline
 from tests.image_server import Fault, ImageServer
-from tests.images import PUBLISHER, SIZE, Publisher, hub_of
+from tests.images import PUBLISHER, SIZE, Publisher
 from tests.rest import wait_for
-from tests.support import HubProcess, reported
+from tests.sdk import DeviceService
+from tests.support import HubProcess
 
 Json = dict[str, Any]
 NewDevice = Callable[..., SimulatedDevice]
 
 
-@pytest.fixture
-def publisher(hub_process: HubProcess, tmp_path: Path) -> Iterator[Publisher]:
-    with hub_of(hub_process) as hub:
-        yield Publisher(hub, tmp_path)
-
-
-class Service:
+class Service(DeviceService):
     """What a service does with one device, and what the twin then tells."""
-
-    def __init__(self, registry: IoTHubRegistryManager, device_id: str) -> None:
-        self.registry, self.device_id = registry, device_id
 
     def update(self, uri: str, **options: Any) -> Json:
         """Update, wait for the end, good or bad, and return the reported properties."""
         update = invoke_firmware_update(self.registry, self.device_id, package_uri=uri, **options)
         return self.end_of(update.update_id)
-
-    def end_of(self, update_id: str) -> Json:
-        with suppress(UpdateFailed):
-            wait_for_update(self.registry, self.device_id, update_id, interval=0.02, timeout=30)
-        return self.twin
-
-    @property
-    def twin(self) -> Json:
-        return reported(self.registry, self.device_id)
 
 
 @pytest.fixture

@@ -38,12 +38,6 @@ Make = Callable[..., SimulatedDevice]
 
 
 @pytest.fixture
-def unruly(hub_process: HubProcess) -> Iterator[UnrulyHub]:
-    with UnrulyHub(hub_process) as hub:
-        yield hub
-
-
-@pytest.fixture
 def service(unruly: UnrulyHub, hub_process: HubProcess) -> Iterator[Hub]:
     """A hub whose service client goes the unruly way."""
     with Hub(

@@ -36,12 +36,6 @@ BY_CONFIGURATION: dict[str, Any] = {"by": "configuration", "version": "2.0.0"}
 
 
 @pytest.fixture
-def unruly(hub_process: HubProcess) -> Iterator[UnrulyHub]:
-    with UnrulyHub(hub_process) as hub:
-        yield hub
-
-
-@pytest.fixture
 def service(unruly: UnrulyHub, hub_process: HubProcess) -> Iterator[Hub]:
     """A hub whose service client goes the unruly way."""
     ca_file = Path(hub_process.ca_file)
